@@ -1,0 +1,1 @@
+"""What a provider says was spent, read exactly, and put beside the ledger."""

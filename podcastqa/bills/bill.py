@@ -1,0 +1,161 @@
+"""A bill is what a provider says was spent: lines with exact amounts, read whole, with where they came from.
+
+The provider's amounts are parsed as decimals, never as floats. A row that cannot be read is reported with its place
+and its reason, and the good rows are kept.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Protocol
+
+from podcastqa.clock import day_number
+from podcastqa.display import Table, Tabular
+from podcastqa.money import ZERO, Usd
+
+#: FOCUS charge categories that lower what is paid without lowering what was used: budgets look past them.
+NOT_USE = ("Credit", "Refund")
+
+
+@dataclass(frozen=True, slots=True)
+class BillLine:
+    """One charge: the UTC day it is filed under, whose it is, what for, and the amount."""
+
+    day: date
+    user_tag: str
+    resource_id: str
+    service: str
+    category: str
+    amount: Usd
+    run: str = ""
+
+    @property
+    def is_use(self) -> bool:
+        """Whether it counts toward a budget (gross)."""
+        return self.category not in NOT_USE
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that could not be read: file, line, reason."""
+
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a figure came from: component, account or file, its sha256, when it was read, through when it is complete."""
+
+    component: str
+    account: str
+    sha256: str
+    read_at: datetime
+    complete_through: datetime
+
+    def table(self) -> Table:
+        """For reports: it stands beside the figure."""
+        rows = (
+            ("component", self.component),
+            ("account or file", self.account),
+            ("sha256", self.sha256 or None),
+            ("read at", f"{self.read_at:%Y-%m-%d %H:%M:%S} UTC"),
+            ("complete through", f"{self.complete_through:%Y-%m-%d %H:%M:%S} UTC"),
+        )
+        return Table("Where the bill comes from", ("what", "value"), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Bill(Tabular):
+    """All lines of one billing source."""
+
+    source: str
+    lines: tuple[BillLine, ...]
+    bad_rows: tuple[BadRow, ...]
+    provenance: Provenance
+
+    @property
+    def gross(self) -> Usd:
+        """Without credits and refunds."""
+        return sum((line.amount for line in self.lines if line.is_use), ZERO)
+
+    @property
+    def net(self) -> Usd:
+        """With them."""
+        return sum((line.amount for line in self.lines), ZERO)
+
+    @property
+    def unattributed(self) -> Usd:
+        """What carries no user's tag (gross)."""
+        return sum((line.amount for line in self.lines if line.is_use and not line.user_tag), ZERO)
+
+    def between(self, first: date, end: date) -> Usd:
+        """Gross from the day `first` (in it) to `end` (not in it)."""
+        return sum((line.amount for line in self.lines if line.is_use and first <= line.day < end), ZERO)
+
+    def of_run(self, run: str) -> Usd:
+        """Gross of the lines that one run wrote."""
+        return sum((line.amount for line in self.lines if line.is_use and line.run == run), ZERO)
+
+    def day_totals(self, known_users: Iterable[int]) -> list[tuple[int, int, Usd, Usd]]:
+        """(day number, user id or 0 for the whole day, gross, net): what the guard keeps of a bill.
+
+        A tag that names no user counts in the whole only.
+        """
+        users = {str(user): user for user in known_users}
+        totals: dict[tuple[int, int], list[Usd]] = defaultdict(lambda: [ZERO, ZERO])
+        for line in self.lines:
+            scopes = {0, users.get(line.user_tag, 0)}
+            for scope in scopes:
+                both = totals[day_number(line.day), scope]
+                both[0], both[1] = both[0] + (line.amount if line.is_use else ZERO), both[1] + line.amount
+        return [(day, scope, gross, net) for (day, scope), (gross, net) in sorted(totals.items())]
+
+    def table(self) -> Table:
+        """The bill day by day."""
+        days = sorted({line.day for line in self.lines})
+        rows = tuple((day, *(self._of_day(day))) for day in days)
+        notes = tuple(f"{bad.place}: {bad.reason}" for bad in self.bad_rows)
+        return Table(f"Bill of {self.source}", ("day", "gross in USD", "net in USD", "lines"), rows, notes)
+
+    def _of_day(self, day: date) -> tuple[Usd, Usd, int]:
+        lines = [line for line in self.lines if line.day == day]
+        gross = sum((line.amount for line in lines if line.is_use), ZERO)
+        return gross, sum((line.amount for line in lines), ZERO), len(lines)
+
+
+def exact_usd(text: str) -> Usd:
+    """An amount as a bill spells it ('1E-7', '0.00000080000'), exactly; raises BadEstimate or ValueError."""
+    return Usd(Decimal(text.strip()))
+
+
+def focus_time(text: str) -> datetime:
+    """`2024-09-18T22:00:00Z` or `2024-09-18 22:00:00`, both UTC; raises ValueError."""
+    found = datetime.fromisoformat(text.strip())
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+class BillingSource(Protocol):
+    """Where a bill comes from; one file beside this one for each."""
+
+    @property
+    def name(self) -> str:
+        """The source that ledger entries name."""
+
+    @property
+    def component(self) -> str:
+        """What reports call it."""
+
+    @property
+    def account(self) -> str:
+        """Whose bill it is."""
+
+    def read(self) -> Bill:
+        """The whole bill; raises BillError."""
+
+    def changed_since(self, read_at: datetime | None) -> bool:
+        """Whether the bill may say more than it did then; cheap."""

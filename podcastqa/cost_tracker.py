@@ -1,0 +1,114 @@
+"""The cost tracker people use in notebooks: `await` it; each answer comes from the same treasury the shell asks.
+
+A thin async skin over `Treasury` (worker threads, because the database and DuckDB are synchronous). Made with a user it
+is confined to that user: it books for nobody else and shows nobody else's spend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import TypeVar
+
+from podcastqa.clock import WindowKind
+from podcastqa.errors import CrossUserRefused, Refused
+from podcastqa.money import Usd
+from podcastqa.spend.status import BudgetStatus
+from podcastqa.spend.views import CostSummary, Variances
+from podcastqa.treasury import Spending, Treasury
+
+T = TypeVar("T")
+
+
+def get_cost_tracker(user: str | None = None) -> CostTracker:
+    """The cost tracker of this machine's settings; with `user`, confined to that user."""
+    # The one named exception to the import rules: the owner's name for the door, and the wiring behind it.
+    from podcastqa.wiring import get_cost_tracker as wired
+
+    return wired(user)
+
+
+class CostTracker:
+    """What was spent, what is left, and leave to spend."""
+
+    def __init__(self, treasury: Treasury, user: str | None = None) -> None:
+        self.treasury, self.user = treasury, user
+
+    async def get_real_daily_spend(self, user: str | None = None) -> Usd:
+        """What this UTC day has really cost: booked or billed, whichever is more."""
+        return await self._spent(WindowKind.DAY, user)
+
+    async def get_real_weekly_spend(self, user: str | None = None) -> Usd:
+        """The same for the week from Monday."""
+        return await self._spent(WindowKind.WEEK, user)
+
+    async def get_real_monthly_spend(self, user: str | None = None) -> Usd:
+        """The same for the calendar month."""
+        return await self._spent(WindowKind.MONTH, user)
+
+    async def get_cost_summary(self, days: int = 7, user: str | None = None) -> CostSummary:
+        """What the last days cost, day by day; `.total_cost` is the whole."""
+        return await self._ask(lambda: self.treasury.summary(days, self._whose(user)))
+
+    async def get_cost_by_user(self, days: int = 7, user: str | None = None) -> CostSummary:
+        """What each user cost; users and unattributed sum to the total exactly."""
+        return await self._ask(lambda: self.treasury.by_user(days, self._whose(user)))
+
+    async def get_cost_by_service(self, days: int = 7, user: str | None = None) -> CostSummary:
+        """What each service cost."""
+        return await self._ask(lambda: self.treasury.by_service(days, self._whose(user)))
+
+    async def get_variance(self, days: int = 7, user: str | None = None) -> Variances:
+        """Estimate against actual cost, per operation."""
+        return await self._ask(lambda: self.treasury.variance(days, self._whose(user)))
+
+    async def get_budget_status(self, user: str | None = None) -> BudgetStatus:
+        """Every limit and what it has left."""
+        return await self._ask(lambda: self.treasury.status(self._whose(user)))
+
+    async def track_api_call(
+        self, service: str, operation: str, estimate: Usd | Decimal | str, user: str | None = None
+    ) -> bool:
+        """Admit a call and book it at its estimate; False means refused, and then the call must not be made."""
+
+        def admit() -> bool:
+            try:
+                self.treasury.call(service, operation, _usd(estimate), self._whose(user))
+            except Refused:
+                return False
+            return True
+
+        return await self._ask(admit)
+
+    @asynccontextmanager
+    async def spending(
+        self, user: str | None, service: str, operation: str, estimate: Usd | Decimal | str | None = None
+    ) -> AsyncIterator[Spending]:
+        """Reserve, run the block, settle; raises Refused before the block runs.
+
+        `async with tracker.spending("ada", service, operation, estimate) as hold: …; hold.settle(actual)`
+        """
+        sure = None if estimate is None else _usd(estimate)
+        block = self.treasury.spending(self._whose(user), service, operation, sure)
+        # Not in a worker thread: the meter reads the CPU clock of the thread that does the work.
+        with block as running:
+            yield running
+
+    async def _spent(self, kind: WindowKind, user: str | None) -> Usd:
+        return await self._ask(lambda: self.treasury.spent(kind, self._whose(user)))
+
+    def _whose(self, user: str | None) -> str | None:
+        if self.user is not None and user not in (None, self.user):
+            raise CrossUserRefused(f"This tracker is {self.user}'s: it neither reads nor spends for {user}.")
+        return user or self.user
+
+    @staticmethod
+    async def _ask(question: Callable[[], T]) -> T:
+        return await asyncio.to_thread(question)
+
+
+def _usd(estimate: Usd | Decimal | str) -> Usd:
+    """An estimate with more than twelve decimals is rounded up; no float is taken."""
+    return estimate if isinstance(estimate, Usd) else Usd.rounded_up(estimate)

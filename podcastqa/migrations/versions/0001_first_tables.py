@@ -1,0 +1,213 @@
+"""Users, the ledger and what is derived from it, limits and stops, bills, alerts, validations."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+MOST_PICO = 4 * 10**18
+APPEND_ONLY = ("entries", "limits", "stops")
+
+
+def upgrade() -> None:
+    _users()
+    _entries()
+    _derived()
+    _decisions()
+    _outbox()
+    _validations()
+    _triggers()
+
+
+def _owner() -> sa.Column[int]:
+    return sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id"), nullable=False)
+
+
+def _id() -> sa.Column[int]:
+    return sa.Column("id", sa.Integer, primary_key=True, autoincrement=True)
+
+
+def _text(name: str, default: str | None = None) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=False, server_default=default)
+
+
+def _big(name: str, default: str | None = None) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default=default)
+
+
+def _users() -> None:
+    op.create_table(
+        "users",
+        _id(),
+        sa.Column("name", sa.Text, unique=True),
+        _text("email", ""),
+        _big("created_us"),
+        sa.Column("deleted_us", sa.BigInteger),
+        sa.CheckConstraint("(name IS NULL) = (deleted_us IS NOT NULL OR id = 0)", name="ck_users_name"),
+        sqlite_autoincrement=True,
+    )
+    op.execute("INSERT INTO users (id, name, email, created_us) VALUES (0, NULL, '', 0)")
+
+
+def _entries() -> None:
+    op.create_table(
+        "entries",
+        _id(),
+        _text("hold_id"),
+        _text("kind"),
+        _owner(),
+        _text("source"),
+        _text("service"),
+        _text("operation"),
+        _big("amount_pico"),
+        sa.Column("day", sa.Integer, nullable=False),
+        _big("at_us"),
+        _big("expires_us", "0"),
+        _text("price", ""),
+        _text("reason", ""),
+        sa.CheckConstraint(
+            "kind IN ('reserve', 'start', 'settle', 'void', 'expire', 'correct')", name="ck_entries_kind"
+        ),
+        sa.CheckConstraint(
+            f"abs(amount_pico) <= {MOST_PICO} AND (amount_pico >= 0 OR kind = 'correct')",
+            name="ck_entries_amount",
+        ),
+        sa.CheckConstraint("length(hold_id) BETWEEN 1 AND 200", name="ck_entries_hold"),
+        sa.CheckConstraint("kind <> 'correct' OR length(reason) > 0", name="ck_entries_reason"),
+        sqlite_autoincrement=True,
+    )
+    for name, rows in (
+        ("uq_entries_reserve", "kind = 'reserve'"),
+        ("uq_entries_start", "kind = 'start'"),
+        ("uq_entries_end", "kind IN ('settle', 'void', 'expire')"),
+    ):
+        op.create_index(name, "entries", ["hold_id"], unique=True, sqlite_where=sa.text(rows))
+    op.create_index("ix_entries_hold", "entries", ["hold_id"])
+
+
+def _derived() -> None:
+    op.create_table(
+        "open_holds",
+        sa.Column("hold_id", sa.Text, primary_key=True),
+        _owner(),
+        _text("source"),
+        sa.Column("day", sa.Integer, nullable=False),
+        _big("amount_pico"),
+        sa.Column("started", sa.Integer, nullable=False, server_default="0"),
+        _big("expires_us"),
+        sa.CheckConstraint("started IN (0, 1)", name="ck_open_holds_started"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_open_holds_expiry", "open_holds", ["started", "expires_us"])
+    op.create_table(
+        "counters",
+        _owner(),
+        sa.Column("day", sa.Integer, nullable=False),
+        _text("source"),
+        _big("booked_pico", "0"),
+        _big("held_pico", "0"),
+        _big("bill_pico", "0"),
+        sa.PrimaryKeyConstraint("user_id", "day", "source"),
+        sa.CheckConstraint("held_pico >= 0", name="ck_counters_held"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "bill_days",
+        _text("source"),
+        sa.Column("day", sa.Integer, nullable=False),
+        _owner(),
+        _big("gross_pico"),
+        _big("net_pico"),
+        _big("read_us"),
+        sa.PrimaryKeyConstraint("source", "day", "user_id"),
+        sqlite_with_rowid=False,
+    )
+
+
+def _decisions() -> None:
+    op.create_table(
+        "limits",
+        _id(),
+        _owner(),
+        _text("window_kind"),
+        _big("amount_pico"),
+        _big("set_us"),
+        _text("set_by"),
+        _text("reason"),
+        sa.CheckConstraint("window_kind IN ('day', 'week', 'month')", name="ck_limits_window"),
+        sa.CheckConstraint(f"amount_pico BETWEEN 0 AND {MOST_PICO}", name="ck_limits_amount"),
+        sa.CheckConstraint("length(set_by) > 0 AND length(reason) > 0", name="ck_limits_who"),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "stops",
+        _id(),
+        sa.Column("stopped", sa.Integer, nullable=False),
+        _big("at_us"),
+        _text("said_by"),
+        _text("reason"),
+        sa.CheckConstraint("stopped IN (0, 1)", name="ck_stops_stopped"),
+        sa.CheckConstraint("length(said_by) > 0 AND length(reason) > 0", name="ck_stops_who"),
+        sqlite_autoincrement=True,
+    )
+
+
+def _outbox() -> None:
+    op.create_table(
+        "outbox",
+        _id(),
+        _owner(),
+        _text("window_kind"),
+        sa.Column("window_start", sa.Integer, nullable=False),
+        _text("threshold"),
+        _big("spent_pico"),
+        _big("limit_pico"),
+        _text("detail"),
+        _big("created_us"),
+        sa.Column("claimed_us", sa.BigInteger),
+        sa.Column("claimed_by", sa.Text),
+        sa.Column("sent_us", sa.BigInteger),
+        sa.Column("message_id", sa.Text),
+        sa.Column("delivered_to", sa.Text),
+        sa.UniqueConstraint("user_id", "window_kind", "window_start", "threshold", name="uq_outbox_once"),
+        sa.CheckConstraint("length(threshold) > 0", name="ck_outbox_threshold"),
+        sa.CheckConstraint("window_kind IN ('day', 'week', 'month')", name="ck_outbox_window"),
+        sqlite_autoincrement=True,
+    )
+
+
+def _validations() -> None:
+    op.create_table(
+        "validations",
+        _id(),
+        sa.Column("run_id", sa.Text, nullable=False),
+        _text("step"),
+        _text("verdict"),
+        sa.Column("criteria_version", sa.Integer, nullable=False),
+        _text("fingerprint"),
+        sa.Column("rehearsal", sa.Integer, nullable=False),
+        _big("started_us"),
+        _big("finished_us"),
+        _big("cost_pico"),
+        _text("components"),
+        _text("criteria"),
+        _text("parameters"),
+        sa.UniqueConstraint("run_id", name="uq_validations_run"),
+        sa.CheckConstraint("verdict IN ('PASS', 'FAIL', 'INCOMPLETE')", name="ck_validations_verdict"),
+        sqlite_autoincrement=True,
+    )
+
+
+def _triggers() -> None:
+    for table in APPEND_ONLY:
+        for action in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} only grows: {action} is refused'); END"
+            )
+    op.execute(
+        "CREATE TRIGGER entries_need_reserve BEFORE INSERT ON entries WHEN NEW.kind <> 'reserve' AND NOT EXISTS "
+        "(SELECT 1 FROM entries WHERE hold_id = NEW.hold_id AND kind = 'reserve') "
+        "BEGIN SELECT RAISE(ABORT, 'an entry needs the reserve of its hold'); END"
+    )

@@ -1,0 +1,276 @@
+"""Refuse at reserve, record at settle: before the call a limit can say no, after it the whole cost is booked.
+
+Day, week and month, for the whole system and for the user, are checked in the one transaction that writes the hold.
+What cannot be checked (no limit, no ledger, an estimate that is no amount) is refused.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from podcastqa.clock import Clock, WindowKind, microseconds, window
+from podcastqa.database import Database
+from podcastqa.errors import (
+    EmergencyStopped,
+    HoldExpired,
+    HoldIdReused,
+    HoldResolved,
+    LimitMissing,
+    Misuse,
+    OverLimit,
+)
+from podcastqa.money import ZERO, Usd
+from podcastqa.spend.entries import EntryKind, Hold, Operation, checked_estimate
+from podcastqa.spend.ledger import NOTHING, Books, Ledger, Standing
+from podcastqa.users import SYSTEM_ID
+
+Limits = Mapping[WindowKind, Usd]
+#: (user id, 0 for the whole system; window) → the most it may spend.
+EffectiveLimits = dict[tuple[int, WindowKind], Usd]
+_LATEST = """SELECT user_id, window_kind, amount_pico FROM limits WHERE id IN
+ (SELECT max(id) FROM limits WHERE user_id IN (0, ?) GROUP BY user_id, window_kind)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The emergency stop: who pressed or released it, when and why."""
+
+    stopped: bool
+    at_us: int
+    said_by: str
+    reason: str
+
+
+def first_over(estimate: Usd, user_id: int, spent: Standing, limits: EffectiveLimits) -> tuple[int, WindowKind] | None:
+    """The first window without room for the estimate: the system's day, week, month, then the user's; None if all fit.
+
+    Raises LimitMissing where a window has no limit.
+    """
+    for scope in (SYSTEM_ID, user_id):
+        for kind in WindowKind:
+            if (scope, kind) not in limits:
+                whose = "the whole system" if scope == SYSTEM_ID else "this user"
+                raise LimitMissing(
+                    f"There is no {kind.adjective} limit for {whose}, so nothing may be spent.",
+                    next_step=f"Set one: podcastqa budget set {kind} AMOUNT --reason WHY",
+                )
+            if spent.get((scope, kind), NOTHING).total + estimate > limits[scope, kind]:
+                return scope, kind
+    return None
+
+
+class Budget:
+    """The guard: reserve, start, settle, void, correct; and the limits and the stop that it obeys."""
+
+    def __init__(
+        self,
+        database: Database,
+        ledger: Ledger,
+        clock: Clock,
+        *,
+        system_limits: Limits,
+        user_limits: Limits,
+        hold_for: timedelta,
+        name_of: Callable[[int], str] = str,
+    ) -> None:
+        self._database, self._ledger, self._clock = database, ledger, clock
+        self._defaults = {True: dict(system_limits), False: dict(user_limits)}
+        self._hold_for, self._name_of = hold_for, name_of
+
+    def reserve(self, operation: Operation, estimate: Usd, hold_id: str | None = None) -> Hold:
+        """Set the estimate aside, or refuse; the same id asked twice gives the same hold.
+
+        Raises OverLimit (with scope and window), EmergencyStopped, LimitMissing, BadEstimate, LedgerUnavailable,
+        HoldIdReused. A refused reserve writes nothing.
+        """
+        estimate = checked_estimate(estimate)
+        with self._ledger.writing() as books:
+            return self._admit(books, operation, estimate, hold_id or new_hold_id())
+
+    def book(self, operation: Operation, estimate: Usd, hold_id: str | None = None) -> Hold:
+        """Admit and book at the estimate in one transaction: for calls whose cost is known before."""
+        estimate = checked_estimate(estimate)
+        with self._ledger.writing() as books:
+            hold = self._admit(books, operation, estimate, hold_id or new_hold_id())
+            if books.end(hold.hold_id) is None:
+                books.close(EntryKind.SETTLE, hold, estimate, hold.reserved_at)
+        return hold
+
+    def start(self, hold_id: str) -> None:
+        """Say that the operation runs now; raises HoldExpired or HoldResolved. Twice is once."""
+        now = self._clock.now()
+        with self._ledger.writing() as books:
+            hold, end = books.get(hold_id), books.end(hold_id)
+            started = books.is_started(hold_id)
+            late = end is None and not started and now >= hold.expires_at
+            if late:
+                books.close(EntryKind.EXPIRE, hold, ZERO, now)
+            elif end is None and not started:
+                books.start(hold, now)
+        if late or (end and end[0] is EntryKind.EXPIRE):
+            raise HoldExpired(
+                f"The hold {hold_id} ran out of time at {hold.expires_at:%H:%M:%S} UTC before its operation started.",
+                next_step="Reserve again.",
+            )
+        if end:
+            raise HoldResolved(f"The hold {hold_id} has already ended: {end[0]}.", next_step="Reserve a new one.")
+
+    def settle(self, hold_id: str, actual: Usd, reason: str = "") -> Usd:
+        """Book what the operation really cost, in full; returns the overrun past the estimate (0 if none).
+
+        Settling twice with the same amount is settling once; another amount raises HoldResolved. A settle that
+        comes after the hold expired or was voided is booked as a correction: money that left is never forgotten.
+        """
+        actual, now = checked_estimate(actual), self._clock.now()
+        with self._ledger.writing() as books:
+            hold, end = books.get(hold_id), books.end(hold_id)
+            if end is None:
+                books.close(EntryKind.SETTLE, hold, actual, now, reason)
+            elif end[0] is EntryKind.SETTLE and end[1] != actual:
+                raise HoldResolved(
+                    f"The hold {hold_id} is already settled at {end[1].shown()}, not {actual.shown()}.",
+                    next_step="Mend it with a correction and a reason.",
+                )
+            elif end[0] is not EntryKind.SETTLE:
+                books.correct(hold, actual, now, reason or f"settled after the hold had ended ({end[0]})")
+        return max(actual - hold.estimate, ZERO)
+
+    def void(self, hold_id: str, reason: str = "") -> None:
+        """Give the hold back: only when nothing can have been charged (a started operation needs the reason)."""
+        now = self._clock.now()
+        with self._ledger.writing() as books:
+            hold, end = books.get(hold_id), books.end(hold_id)
+            if end is not None and end[0] is not EntryKind.VOID:
+                raise HoldResolved(f"The hold {hold_id} has already ended: {end[0]}.")
+            if end is None and books.is_started(hold_id) and not reason:
+                raise Misuse(
+                    "A started operation may have been charged.",
+                    next_step="Say why it was not, or settle it.",
+                )
+            if end is None:
+                books.close(EntryKind.VOID, hold, ZERO, now, reason)
+
+    def correct(self, hold_id: str, delta: Usd, reason: str) -> None:
+        """Mend what a settled hold booked by a difference, with a reason."""
+        if not reason:
+            raise Misuse("A correction needs a reason.")
+        with self._ledger.writing() as books:
+            books.correct(books.get(hold_id), delta, self._clock.now(), reason)
+
+    def standing(self, user_id: int) -> Standing:
+        """What the system and the user have spent in the windows of now."""
+        return self._ledger.reading().standing(user_id, self._clock.now())
+
+    def limits(self, user_id: int) -> EffectiveLimits:
+        """The limits in force for the system and the user: the latest that somebody set, else the settings'."""
+        return self._limits(self._database.driver(), user_id)
+
+    def set_limit(self, user_id: int, kind: WindowKind, amount: Usd, *, by: str, reason: str) -> None:
+        """Set a limit from now on, for the system (user id 0) or one user, recorded with who and why."""
+        amount = checked_estimate(amount)
+        row = (
+            user_id,
+            kind.value,
+            amount.pico,
+            microseconds(self._clock.now()),
+            _said(by, "who"),
+            _said(reason, "why"),
+        )
+        with self._database.hot() as driver:
+            driver.execute(
+                "INSERT INTO limits (user_id, window_kind, amount_pico, set_us, set_by, reason) VALUES (?, ?, ?, ?, ?, ?)",
+                row,
+            )
+
+    def stop(self, *, by: str, reason: str) -> int:
+        """Close everything at once, in every process; returns the number of this order."""
+        return self._say_stop(True, by, reason)
+
+    def release(self, *, by: str, reason: str) -> int:
+        """Open it again; recorded with who and why."""
+        return self._say_stop(False, by, reason)
+
+    def stopped(self) -> Stop | None:
+        """The stop in force, or None."""
+        return _stop(self._database.driver())
+
+    def _say_stop(self, stopped: bool, by: str, reason: str) -> int:
+        row = (int(stopped), microseconds(self._clock.now()), _said(by, "who"), _said(reason, "why"))
+        with self._database.hot() as driver:
+            done = driver.execute("INSERT INTO stops (stopped, at_us, said_by, reason) VALUES (?, ?, ?, ?)", row)
+            return int(done.lastrowid or 0)
+
+    def _limits(self, driver: sqlite3.Connection, user_id: int) -> EffectiveLimits:
+        found = {
+            (scope, kind): limit for scope in (SYSTEM_ID, user_id) for kind, limit in self._defaults[scope == 0].items()
+        }
+        for scope, kind, pico in driver.execute(_LATEST, (user_id,)):
+            found[scope, WindowKind(kind)] = Usd.from_pico(pico)
+        return found
+
+    def _admit(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
+        known = books.find(hold_id)
+        if known is not None:
+            return _same(known, operation, estimate)
+        now = self._clock.now()
+        stop = _stop(books.driver)
+        if stop is not None:
+            raise EmergencyStopped(
+                f"The emergency stop is on ({stop.said_by}: {stop.reason}).",
+                next_step="Release it: podcastqa budget release --reason WHY",
+            )
+        spent, limits = books.standing(operation.user_id, now), self._limits(books.driver, operation.user_id)
+        over = first_over(estimate, operation.user_id, spent, limits)
+        if over is not None:
+            raise self._over_limit(over, operation, estimate, spent, limits, now)
+        for expired_id, *_ in books.expired(now):
+            books.close(EntryKind.EXPIRE, books.get(expired_id), ZERO, now)
+        hold = Hold(hold_id, operation, estimate, now, now + self._hold_for)
+        books.open(hold)
+        return hold
+
+    def _over_limit(
+        self,
+        over: tuple[int, WindowKind],
+        operation: Operation,
+        estimate: Usd,
+        spent: Standing,
+        limits: EffectiveLimits,
+        now: datetime,
+    ) -> OverLimit:
+        scope, kind = over
+        whose = "the whole system" if scope == SYSTEM_ID else self._name_of(scope)
+        have = spent.get(over, NOTHING)
+        return OverLimit(
+            f"{operation.service} {operation.operation} ({estimate.shown()}) would exceed the {kind.adjective} limit of "
+            f"{whose}: {have.total.shown()} of {limits[over].shown()} is spent or held ({window(kind, now)}).",
+            next_step="Wait for the next window, or raise it: podcastqa budget set",
+            scope="system" if scope == SYSTEM_ID else "user",
+            window=kind.value,
+        )
+
+
+def new_hold_id() -> str:
+    """An id that nobody else makes."""
+    return uuid.uuid4().hex
+
+
+def _same(known: Hold, operation: Operation, estimate: Usd) -> Hold:
+    if (known.operation, known.estimate) != (operation, estimate):
+        raise HoldIdReused(f"The id {known.hold_id} already names a hold for another operation.")
+    return known
+
+
+def _stop(driver: sqlite3.Connection) -> Stop | None:
+    row = driver.execute("SELECT stopped, at_us, said_by, reason FROM stops ORDER BY id DESC LIMIT 1").fetchone()
+    return Stop(True, *row[1:]) if row and row[0] else None
+
+
+def _said(text: str, what: str) -> str:
+    if not text.strip():
+        raise Misuse(f"This is recorded: say {what}.", next_step='For example --by ada --reason "month end".')
+    return text.strip()

@@ -1,0 +1,78 @@
+"""An entry is a fact about a hold: reserved, started, settled, voided, expired or corrected; never changed, never removed.
+
+reserve ──► start ──► settle        the money is counted from `reserve` on
+   │          └────── in doubt      started and then vanished: counted at its estimate until resolved
+   ├──► void                        nothing was charged
+   └──► expire                      ran out of time before it started
+any ──► correct                     a later row that mends an earlier one, with a reason
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from podcastqa.errors import BadEstimate, Misuse
+from podcastqa.money import Usd
+
+
+class EntryKind(StrEnum):
+    """What happened to the hold."""
+
+    RESERVE = "reserve"
+    START = "start"
+    SETTLE = "settle"
+    VOID = "void"
+    EXPIRE = "expire"
+    CORRECT = "correct"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What is to be paid for: who, for which service and operation, against which billing source."""
+
+    user_id: int
+    service: str
+    operation: str
+    source: str
+    price: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("service", "operation", "source"):
+            if not 0 < len(getattr(self, name)) <= 200:
+                raise Misuse(f"An operation needs a {name} of 1 to 200 characters.")
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Money set aside for one operation."""
+
+    hold_id: str
+    operation: Operation
+    estimate: Usd
+    reserved_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the ledger."""
+
+    id: int
+    hold_id: str
+    kind: EntryKind
+    operation: Operation
+    amount: Usd
+    day: int
+    at: datetime
+    reason: str
+
+
+def checked_estimate(estimate: Usd) -> Usd:
+    """The estimate, if it may be reserved: an exact amount that is not negative."""
+    if not isinstance(estimate, Usd):
+        raise BadEstimate(f"An estimate is an amount of Usd, not {type(estimate).__name__}.")
+    if estimate.pico < 0:
+        raise BadEstimate(f"An estimate cannot be negative: {estimate.shown()}.")
+    return estimate

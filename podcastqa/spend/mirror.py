@@ -1,0 +1,140 @@
+"""The mirror is a DuckDB copy of the ledger: it affects speed, never meaning; delete it and it comes back the same.
+
+A DuckDB file that is open for writing locks every other process out. So the mirror is opened in short bursts, one
+at a time (a file lock is the queue): read the ledger's new rows, answer, close. Where another program keeps the file
+open, the answer comes from a copy made in memory, and says so. Amounts are 64-bit integers here too, and
+their sums 128-bit: `avg` and `/` would turn them into floating point and are not used.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from podcastqa.clock import Clock, microseconds
+from podcastqa.database import Database, FileLock
+
+_COLUMNS = "id, hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price, reason"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (id BIGINT, hold_id VARCHAR, kind VARCHAR, user_id BIGINT, source VARCHAR,
+ service VARCHAR, operation VARCHAR, amount_pico BIGINT, day INTEGER, at_us BIGINT, expires_us BIGINT,
+ price VARCHAR, reason VARCHAR);
+CREATE TABLE IF NOT EXISTS bill_days (source VARCHAR, day INTEGER, user_id BIGINT, gross_pico BIGINT,
+ net_pico BIGINT, read_us BIGINT);
+CREATE TABLE IF NOT EXISTS watermark (last_id BIGINT, last_hold VARCHAR, synced_us BIGINT);
+CREATE OR REPLACE VIEW entries_usd AS SELECT *,
+ amount_pico::DECIMAL(19,0) * 0.000000000001::DECIMAL(12,12) AS amount_usd FROM entries;
+"""
+_CHUNK_ROWS = 50_000
+_PATIENCE_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """How far the mirror has read: the ledger's last entry in it, when, and whether the copy is on disk."""
+
+    last_id: int
+    synced_us: int
+    new_rows: int
+    on_disk: bool
+
+
+class Mirror:
+    """Fast questions about the whole ledger."""
+
+    def __init__(self, path: Path, database: Database, clock: Clock) -> None:
+        self.path = path
+        self._database, self._clock = database, clock
+        self._lock = FileLock(path.with_name(path.name + ".lock"))
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query, after the ledger's new rows have been copied."""
+        with self.opened() as (connection, _):
+            return list(connection.execute(sql, list(parameters)).fetchall())
+
+    def sync(self) -> Watermark:
+        """Copy what is new; says how far the mirror has read."""
+        with self.opened() as (_, watermark):
+            return watermark
+
+    def rebuild(self) -> Watermark:
+        """Throw the copy away and make it anew."""
+        with self._lock:
+            self._remove()
+        return self.sync()
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Any, Watermark]]:
+        """A DuckDB connection that has read the whole ledger, and how far that is."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._lock:
+            connection, on_disk = self._connect()
+            try:
+                last_id, new_rows = self._catch_up(connection)
+                row = connection.execute("SELECT synced_us FROM watermark").fetchone()
+                yield connection, Watermark(last_id, row[0], new_rows, on_disk)
+            finally:
+                connection.close()
+
+    def _connect(self) -> tuple[Any, bool]:
+        import duckdb
+
+        patience = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                connection = duckdb.connect(str(self.path))
+                connection.execute(_SCHEMA)
+            except duckdb.IOException as problem:
+                if "lock" not in str(problem).lower():
+                    self._remove()  # torn, or none of ours: it held nothing that is not in the ledger
+                elif time.monotonic() > patience:
+                    connection = duckdb.connect(":memory:")
+                    connection.execute(_SCHEMA)
+                    return connection, False
+                else:
+                    time.sleep(0.02)
+            except duckdb.Error:
+                self._remove()
+            else:
+                return connection, True
+
+    def _remove(self) -> None:
+        for file in (self.path, self.path.with_name(self.path.name + ".wal")):
+            file.unlink(missing_ok=True)
+
+    def _catch_up(self, connection: Any) -> tuple[int, int]:
+        driver = self._database.driver()
+        last_id, last_hold = connection.execute("SELECT last_id, last_hold FROM watermark").fetchone() or (0, "")
+        known = driver.execute("SELECT hold_id FROM entries WHERE id = ?", (last_id,)).fetchone()
+        connection.execute("BEGIN")
+        if last_id and (known is None or known[0] != last_hold):
+            connection.execute("DELETE FROM entries")  # another ledger stands in its place
+            last_id = 0
+        new_rows = 0
+        cursor = driver.execute(f"SELECT {_COLUMNS} FROM entries WHERE id > ? ORDER BY id", (last_id,))
+        while rows := cursor.fetchmany(_CHUNK_ROWS):
+            _insert(connection, "entries", rows)
+            new_rows, last_id, last_hold = new_rows + len(rows), rows[-1][0], rows[-1][1]
+        connection.execute("DELETE FROM bill_days")
+        _insert(connection, "bill_days", driver.execute("SELECT * FROM bill_days").fetchall())
+        connection.execute("DELETE FROM watermark")
+        now = microseconds(self._clock.now())
+        connection.execute("INSERT INTO watermark VALUES (?, ?, ?)", [last_id, last_hold, now])
+        connection.execute("COMMIT")
+        return last_id, new_rows
+
+
+def _insert(connection: Any, table: str, rows: list[tuple[Any, ...]]) -> None:
+    if not rows:
+        return
+    import pyarrow as pa
+
+    columns = [pa.array(column) for column in zip(*rows, strict=True)]
+    batch = pa.table(columns, names=[f"c{i}" for i in range(len(columns))])
+    connection.register("batch", batch)
+    connection.execute(f"INSERT INTO {table} SELECT * FROM batch")
+    connection.unregister("batch")

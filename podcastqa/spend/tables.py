@@ -1,0 +1,145 @@
+"""The ledger is append-only, and everything beside it that makes a check fast can be rebuilt from it.
+
+`entries`, `limits` and `stops` are facts: triggers refuse to change or delete them. `open_holds` and `counters` are
+derived (`ledger.rebuild`). `bill_days` is the last bill that each billing source gave. All columns are NOT NULL: copies
+into other systems infer types from what they see first.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+
+from podcastqa.database import metadata
+from podcastqa.money import MOST_PICO
+from podcastqa.spend.entries import EntryKind
+from podcastqa.users import owner
+
+_KINDS = ", ".join(f"'{kind}'" for kind in EntryKind)
+_ENDS = "kind IN ('settle', 'void', 'expire')"
+_OWNED = {"owner": "user_id"}
+_KEPT = {"owner": "user_id", "kept": True}  # stays when a user is deleted: the number without the name
+
+
+def amount(name: str) -> Column[int]:
+    """A column of pico-dollars."""
+    return Column(name, BigInteger, nullable=False)
+
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("hold_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    owner(),
+    Column("source", Text, nullable=False),
+    Column("service", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    amount("amount_pico"),
+    Column("day", Integer, nullable=False),  # the UTC day of the reserve: the hold's windows, for good
+    Column("at_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False, server_default="0"),
+    Column("price", Text, nullable=False, server_default=""),
+    Column("reason", Text, nullable=False, server_default=""),
+    CheckConstraint(f"kind IN ({_KINDS})", name="ck_entries_kind"),
+    CheckConstraint(
+        f"abs(amount_pico) <= {MOST_PICO} AND (amount_pico >= 0 OR kind = 'correct')",
+        name="ck_entries_amount",
+    ),
+    CheckConstraint("length(hold_id) BETWEEN 1 AND 200", name="ck_entries_hold"),
+    CheckConstraint("kind <> 'correct' OR length(reason) > 0", name="ck_entries_reason"),
+    Index("uq_entries_reserve", "hold_id", unique=True, sqlite_where=text("kind = 'reserve'")),
+    Index("uq_entries_start", "hold_id", unique=True, sqlite_where=text("kind = 'start'")),
+    Index("uq_entries_end", "hold_id", unique=True, sqlite_where=text(_ENDS)),
+    Index("ix_entries_hold", "hold_id"),
+    info=_KEPT,
+    sqlite_autoincrement=True,
+)
+
+open_holds = Table(
+    "open_holds",
+    metadata,
+    Column("hold_id", Text, primary_key=True),
+    owner(),
+    Column("source", Text, nullable=False),
+    Column("day", Integer, nullable=False),
+    amount("amount_pico"),
+    Column("started", Integer, nullable=False, server_default="0"),
+    Column("expires_us", BigInteger, nullable=False),
+    CheckConstraint("started IN (0, 1)", name="ck_open_holds_started"),
+    Index("ix_open_holds_expiry", "started", "expires_us"),
+    info=_KEPT,
+    sqlite_with_rowid=False,
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    owner(),  # 0: the whole system
+    Column("day", Integer, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("booked_pico", BigInteger, nullable=False, server_default="0"),
+    Column("held_pico", BigInteger, nullable=False, server_default="0"),
+    Column("bill_pico", BigInteger, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("user_id", "day", "source"),
+    CheckConstraint("held_pico >= 0", name="ck_counters_held"),
+    info=_KEPT,
+    sqlite_with_rowid=False,
+)
+
+bill_days = Table(
+    "bill_days",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("day", Integer, nullable=False),
+    owner(),  # 0: the whole bill of that day, attributed or not
+    amount("gross_pico"),
+    amount("net_pico"),
+    Column("read_us", BigInteger, nullable=False),
+    PrimaryKeyConstraint("source", "day", "user_id"),
+    info=_KEPT,
+    sqlite_with_rowid=False,
+)
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    owner(),  # 0: the whole system
+    Column("window_kind", Text, nullable=False),
+    amount("amount_pico"),
+    Column("set_us", BigInteger, nullable=False),
+    Column("set_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    CheckConstraint("window_kind IN ('day', 'week', 'month')", name="ck_limits_window"),
+    CheckConstraint(f"amount_pico BETWEEN 0 AND {MOST_PICO}", name="ck_limits_amount"),
+    CheckConstraint("length(set_by) > 0 AND length(reason) > 0", name="ck_limits_who"),
+    info=_KEPT,
+    sqlite_autoincrement=True,
+)
+
+stops = Table(
+    "stops",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("stopped", Integer, nullable=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("said_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    CheckConstraint("stopped IN (0, 1)", name="ck_stops_stopped"),
+    CheckConstraint("length(said_by) > 0 AND length(reason) > 0", name="ck_stops_who"),
+    sqlite_autoincrement=True,
+)
+
+#: Tables that only grow: each gets two triggers that refuse UPDATE and DELETE (see the migration).
+APPEND_ONLY = ("entries", "limits", "stops")

@@ -1,0 +1,154 @@
+"""What was spent, by day, user, service or operation: asked of the mirror, exact to the last unit.
+
+The cost of a day is, per billing source, the larger of what was booked and what the bill says. What the bill has beyond
+the bookings is `unattributed`, so that users (or services) and unattributed always sum to the total.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from podcastqa.clock import day_of, from_microseconds
+from podcastqa.display import Table, Tabular
+from podcastqa.money import ZERO, Usd
+from podcastqa.spend.mirror import Mirror
+
+_BOOKED = "sum(CASE WHEN kind IN ('settle', 'correct') THEN amount_pico ELSE 0 END)"
+_DAYS = f"""WITH booked AS (SELECT day, source, {_BOOKED} AS pico FROM entries
+ WHERE day BETWEEN ? AND ? AND (? IS NULL OR user_id = ?) GROUP BY day, source),
+ bills AS (SELECT day, source, sum(gross_pico) AS pico FROM bill_days
+ WHERE day BETWEEN ? AND ? AND user_id = coalesce(?, 0) GROUP BY day, source)
+ SELECT day, sum(greatest(coalesce(booked.pico, 0), coalesce(bills.pico, 0))), sum(coalesce(booked.pico, 0))
+ FROM booked FULL JOIN bills USING (day, source) GROUP BY day ORDER BY day"""
+_GROUPS = """SELECT {key}, {booked}, count(*) FILTER (WHERE kind = 'reserve') FROM entries
+ WHERE day BETWEEN ? AND ? AND (? IS NULL OR user_id = ?) GROUP BY {key} ORDER BY {key}"""
+_VARIANCE = """SELECT done.service, done.operation, count(*), sum(promised.amount_pico), sum(done.amount_pico),
+ count(*) FILTER (WHERE done.amount_pico > promised.amount_pico)
+ FROM entries done JOIN entries promised ON promised.hold_id = done.hold_id AND promised.kind = 'reserve'
+ WHERE done.kind = 'settle' AND done.day BETWEEN ? AND ? AND (? IS NULL OR done.user_id = ?)
+ GROUP BY done.service, done.operation ORDER BY done.service, done.operation"""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The UTC days asked about, whose they are (None: everybody's), and how far the mirror had read."""
+
+    first: date
+    last: date
+    user_id: int | None
+    as_of: datetime
+
+    def __str__(self) -> str:
+        return f"{self.first} to {self.last} UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of the cost: its name, what was booked for it, how many operations."""
+
+    name: str
+    cost: Usd
+    operations: int
+
+
+@dataclass(frozen=True, slots=True)
+class CostSummary(Tabular):
+    """What was spent in a span of days; `parts` and `unattributed_cost` sum to `total_cost` exactly."""
+
+    span: Span
+    by: str
+    parts: tuple[Share, ...]
+    unattributed_cost: Usd
+
+    @property
+    def total_cost(self) -> Usd:
+        """The whole, to 1e-12 USD."""
+        return sum((part.cost for part in self.parts), ZERO) + self.unattributed_cost
+
+    def table(self) -> Table:
+        """One row a part, then what nobody booked, then the total."""
+        rows: list[tuple[object, ...]] = [(part.name, part.cost, part.operations) for part in self.parts]
+        rows.append(("unattributed", self.unattributed_cost, None))
+        rows.append(("total", self.total_cost, sum(part.operations for part in self.parts)))
+        note = f"As of {self.span.as_of:%Y-%m-%d %H:%M:%S} UTC."
+        return Table(f"Spend by {self.by}, {self.span}", (self.by, "cost in USD", "operations"), tuple(rows), (note,))
+
+
+@dataclass(frozen=True, slots=True)
+class Variance:
+    """Estimate against actual for one operation."""
+
+    service: str
+    operation: str
+    calls: int
+    estimate: Usd
+    actual: Usd
+    overruns: int
+
+    @property
+    def difference(self) -> Usd:
+        """Actual less estimate: positive is dearer than expected."""
+        return self.actual - self.estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Variances(Tabular):
+    """Estimate against actual, per operation, over settled holds."""
+
+    span: Span
+    rows: tuple[Variance, ...]
+
+    def table(self) -> Table:
+        """One row an operation."""
+        columns = ("service", "operation", "calls", "estimate in USD", "actual in USD", "difference in USD", "overruns")
+        rows = ((v.service, v.operation, v.calls, v.estimate, v.actual, v.difference, v.overruns) for v in self.rows)
+        return Table(f"Estimate against actual, {self.span}", columns, tuple(rows))
+
+
+def by_day(mirror: Mirror, first: int, last: int, user_id: int | None) -> CostSummary:
+    """What was booked on each day, and what nobody booked on any."""
+    with mirror.opened() as (connection, watermark):
+        span = _span(first, last, user_id, watermark.synced_us)
+        days = _days(connection, first, last, user_id)
+        counts = {row[0]: row[2] for row in _groups(connection, "day", first, last, user_id)}
+    parts = tuple(Share(str(day_of(day)), _usd(booked), counts.get(day, 0)) for day, _, booked in days)
+    return CostSummary(span, "day", parts, _usd(sum(real - booked for _, real, booked in days)))
+
+
+def by_group(mirror: Mirror, by: str, first: int, last: int, user_id: int | None, names: dict[int, str]) -> CostSummary:
+    """What each user or service cost (`by`), and what nobody booked."""
+    key = {"user": "user_id", "service": "service"}[by]
+    with mirror.opened() as (connection, watermark):
+        span = _span(first, last, user_id, watermark.synced_us)
+        days = _days(connection, first, last, user_id)
+        groups = _groups(connection, key, first, last, user_id)
+    beyond = sum(real - booked for _, real, booked in days)
+    parts = tuple(Share(names.get(name, str(name)), _usd(cost), calls) for name, cost, calls in groups)
+    return CostSummary(span, by, parts, _usd(beyond))
+
+
+def variance(mirror: Mirror, first: int, last: int, user_id: int | None) -> Variances:
+    """Estimate against actual per operation."""
+    with mirror.opened() as (connection, watermark):
+        rows = connection.execute(_VARIANCE, [first, last, user_id, user_id]).fetchall()
+        span = _span(first, last, user_id, watermark.synced_us)
+    return Variances(span, tuple(Variance(row[0], row[1], row[2], _usd(row[3]), _usd(row[4]), row[5]) for row in rows))
+
+
+def _days(connection: Any, first: int, last: int, user_id: int | None) -> list[Any]:
+    return list(connection.execute(_DAYS, [first, last, user_id, user_id, first, last, user_id]).fetchall())
+
+
+def _groups(connection: Any, key: str, first: int, last: int, user_id: int | None) -> list[Any]:
+    sql = _GROUPS.format(key=key, booked=_BOOKED)
+    return list(connection.execute(sql, [first, last, user_id, user_id]).fetchall())
+
+
+def _span(first: int, last: int, user_id: int | None, synced_us: int) -> Span:
+    return Span(day_of(first), day_of(last), user_id, from_microseconds(synced_us))
+
+
+def _usd(pico: int) -> Usd:
+    return Usd.from_pico(int(pico))

@@ -1,0 +1,280 @@
+"""Every operation that may cost money asks here first and books here after: guard, meter, bill, mirror, alerts in one.
+
+This is the synchronous core; `cost_tracker` is the async skin that notebooks and services use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from podcastqa.alerts.alert import Alert, Mailer, due
+from podcastqa.alerts.outbox import Delivery, Outbox
+from podcastqa.bills.bill import Bill, BillingSource
+from podcastqa.bills.reconcile import Reconciliation, reconcile
+from podcastqa.clock import Clock, Window, WindowKind, day_number, window
+from podcastqa.errors import Misuse, OverLimit, Refused, UnknownPrice
+from podcastqa.money import ZERO, Usd
+from podcastqa.spend import views
+from podcastqa.spend.budget import Budget, new_hold_id
+from podcastqa.spend.entries import Hold, Operation
+from podcastqa.spend.ledger import NOTHING, Ledger
+from podcastqa.spend.meter import SOURCE, Meter
+from podcastqa.spend.mirror import Mirror
+from podcastqa.spend.prices import PriceList
+from podcastqa.spend.status import SYSTEM_NAME, BudgetStatus, LimitTable, budget_status
+from podcastqa.users import SYSTEM_ID, User, Users
+
+#: Work on this machine: the local meter says what it cost.
+LOCAL = "local-compute"
+#: The billing source of operations that no price list knows: no bill will ever speak of them.
+OWN_ESTIMATE = "own-estimate"
+
+
+@dataclass(slots=True)
+class Spending:
+    """An operation that is running under a hold; say what it cost before the block ends."""
+
+    hold: Hold
+    _treasury: Treasury = field(repr=False)
+    actual: Usd | None = None
+    voided: bool = False
+
+    @property
+    def metered(self) -> bool:
+        """Whether the local meter, and not the caller, says what it cost."""
+        return self.hold.operation.source == SOURCE
+
+    def settle(self, actual: Usd, reason: str = "") -> None:
+        """Book what it really cost, in full, even past the estimate."""
+        if self.metered:
+            raise Misuse("The local meter says what this operation cost.", next_step="Leave settle() out.")
+        self._treasury.settle(self.hold, actual, reason)
+        self.actual = actual
+
+    def void(self, reason: str) -> None:
+        """Give the money back: only when nothing can have been charged; say why."""
+        self._treasury.budget.void(self.hold.hold_id, reason)
+        self.voided = True
+
+
+@dataclass(frozen=True, slots=True)
+class Treasury:
+    """The parts that money passes through, and the verbs that move it."""
+
+    budget: Budget
+    ledger: Ledger
+    meter: Meter
+    bill_source: BillingSource
+    mirror: Mirror
+    prices: PriceList
+    users: Users
+    outbox: Outbox
+    mailer: Mailer
+    clock: Clock
+    me: str
+    operator_email: str
+    thresholds: tuple[int, ...]
+    redact: Callable[[str], str]
+
+    # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def refresh_bill(self) -> Bill | None:
+        """Read the bill if it may say something new, and let the guard know; None if it does not."""
+        if not self.bill_source.changed_since(self.ledger.bill_read_at(self.bill_source.name)):
+            return None
+        bill = self.bill_source.read()
+        self.ledger.put_bill(bill.source, bill.day_totals(self.users.names()), bill.provenance.read_at)
+        return bill
+
+    def spent(self, kind: WindowKind, user: str | None = None) -> Usd:
+        """What the system or a user has really spent in this day, week or month: booked or billed, whichever is more."""
+        self.refresh_bill()
+        scope = SYSTEM_ID if user is None else self.users.get(user).id
+        return self.budget.standing(scope).get((scope, kind), NOTHING).real
+
+    def status(self, user: str | None = None) -> BudgetStatus:
+        """Every limit and what it has left."""
+        self.refresh_bill()
+        return budget_status(self.budget, self._names(user), self.clock.now())
+
+    def limits(self) -> LimitTable:
+        """The limits in force."""
+        return LimitTable(budget_status(self.budget, self._names(None), self.clock.now()).lines)
+
+    def summary(self, days: int = 7, user: str | None = None) -> views.CostSummary:
+        """What the last days cost, day by day."""
+        return views.by_day(self.mirror, *self._days(days), self._scope(user))
+
+    by_day = summary
+
+    def by_user(self, days: int = 7, user: str | None = None) -> views.CostSummary:
+        """What each user cost."""
+        self.refresh_bill()
+        return views.by_group(self.mirror, "user", *self._days(days), self._scope(user), self.users.names())
+
+    def by_service(self, days: int = 7, user: str | None = None) -> views.CostSummary:
+        """What each service cost."""
+        self.refresh_bill()
+        return views.by_group(self.mirror, "service", *self._days(days), self._scope(user), {})
+
+    def variance(self, days: int = 7, user: str | None = None) -> views.Variances:
+        """Estimate against actual, per operation."""
+        return views.variance(self.mirror, *self._days(days), self._scope(user))
+
+    def reconcile(self) -> Reconciliation:
+        """The ledger beside the whole bill of the source in use."""
+        return reconcile(self.bill_source.name, self.ledger.entries(), self.bill_source.read())
+
+    # ── spending ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def call(self, service: str, operation: str, estimate: Usd, user: str | None = None) -> Hold:
+        """Admit and book at the estimate in one transaction; raises Refused, and then the caller must not run."""
+        what = self._operation(self._payer(user), service, operation, own_estimate=True)
+        with self._mailing_refusals(what):
+            hold = self.budget.book(what, estimate)
+        self._raise_due(what.user_id)
+        return hold
+
+    @contextmanager
+    def spending(
+        self,
+        user: str | None,
+        service: str,
+        operation: str,
+        estimate: Usd | None = None,
+        *,
+        hold_id: str | None = None,
+        background: bool = False,
+    ) -> Iterator[Spending]:
+        """Reserve, start, run the block, settle; raises Refused before the block runs if a limit has no room.
+
+        Local work is settled at what the meter says. Other work that ended without `settle` is booked at its
+        estimate; work that raised without `settle` stays in doubt, counted at its estimate: failure is not void.
+        """
+        what = self._operation(self._payer(user), service, operation, own_estimate=estimate is not None)
+        sure = self._estimate(what) if estimate is None else estimate
+        with self._mailing_refusals(what):
+            hold = self.budget.reserve(what, sure, hold_id or new_hold_id())
+        self.budget.start(hold.hold_id)
+        running = Spending(hold, self)
+        if running.metered:
+            self.meter.begin(hold.hold_id, what.user_id, hold.reserved_at, background=background)
+            try:
+                yield running
+            finally:
+                running.actual = self.meter.end(hold.hold_id)
+                self.settle(hold, running.actual)
+        else:
+            yield running
+            if running.actual is None and not running.voided:
+                self.settle(hold, hold.estimate, "no actual cost was said")
+                running.actual = hold.estimate
+
+    def settle(self, hold: Hold, actual: Usd, reason: str = "") -> None:
+        """Book what a hold really cost, then raise the alerts that are due."""
+        overrun = self.budget.settle(hold.hold_id, actual, self.redact(reason))
+        user_id = hold.operation.user_id
+        if overrun:
+            detail = f"{hold.operation.service} {hold.operation.operation} cost {overrun.shown()} more than its hold"
+            self._raise([self._alert(user_id, WindowKind.DAY, "overrun", detail)])
+        self._raise_due(user_id)
+
+    # ── deciding ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def set_limit(self, kind: WindowKind, amount: Usd, *, user: str | None = None, by: str, reason: str) -> None:
+        """Set a limit for the system or one user from now on."""
+        scope = SYSTEM_ID if user is None else self.users.get(user).id
+        self.budget.set_limit(scope, kind, amount, by=self.redact(by), reason=self.redact(reason))
+
+    def stop(self, *, by: str, reason: str) -> None:
+        """Press the emergency stop, and mail the operator."""
+        number = self.budget.stop(by=self.redact(by), reason=self.redact(reason))
+        detail = self.redact(f"{by}: {reason}")
+        self._raise([self._alert(SYSTEM_ID, WindowKind.DAY, f"stop {number}", detail)])
+
+    def release(self, *, by: str, reason: str) -> None:
+        """Release it."""
+        self.budget.release(by=self.redact(by), reason=self.redact(reason))
+
+    def deliver_alerts(self) -> Delivery:
+        """Mail what is due: alerts that a crash kept from being raised are derived again from the ledger first."""
+        for user_id in self.users.names():
+            self.outbox.raise_all(self._due_alerts(user_id))
+        return self.outbox.deliver(self.mailer, self._recipient)
+
+    # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _operation(self, user: User, service: str, operation: str, *, own_estimate: bool) -> Operation:
+        service, operation = self.redact(service), self.redact(operation)
+        try:
+            price = self.prices.find(service, operation, self.clock.now().date())
+        except UnknownPrice:
+            if not own_estimate:
+                raise
+            return Operation(user.id, service, operation, OWN_ESTIMATE)
+        return Operation(user.id, service, operation, price.source, price.id)
+
+    def _estimate(self, what: Operation) -> Usd:
+        price = self.prices.named(what.price, self.clock.now().date())
+        if price.unit not in ("request", "recipient"):
+            raise UnknownPrice(f"{what.service} is paid per {price.unit}: say what you expect it to cost.")
+        return price.cost(1)
+
+    def _payer(self, user: str | None) -> User:
+        return self.users.ensure(self.me) if user in (None, self.me) else self.users.get(str(user))
+
+    def _scope(self, user: str | None) -> int | None:
+        return None if user is None else self.users.get(user).id
+
+    def _names(self, user: str | None) -> dict[int, str]:
+        if user is not None:
+            return {self.users.get(user).id: user}
+        return {one.id: one.name for one in self.users.list().users}
+
+    def _days(self, days: int) -> tuple[int, int]:
+        if not 1 <= days <= 3660:
+            raise Misuse(f"{days} is not a number of days from 1 to 3660.")
+        self.refresh_bill()
+        today = self.clock.now().date()
+        return day_number(today - timedelta(days=days - 1)), day_number(today)
+
+    @contextmanager
+    def _mailing_refusals(self, what: Operation) -> Iterator[None]:
+        self.refresh_bill()
+        try:
+            yield
+        except OverLimit as refusal:
+            scope = SYSTEM_ID if refusal.scope == "system" else what.user_id
+            self._raise([self._alert(scope, WindowKind(refusal.window), "refused", refusal.message)])
+            raise
+        except Refused:
+            raise
+
+    def _raise_due(self, user_id: int) -> None:
+        self._raise(self._due_alerts(user_id))
+
+    def _raise(self, alerts: list[Alert]) -> None:
+        if alerts and self.outbox.raise_all(alerts):
+            self.outbox.deliver(self.mailer, self._recipient)
+
+    def _due_alerts(self, user_id: int) -> list[Alert]:
+        spent, limits = self.budget.standing(user_id), self.budget.limits(user_id)
+        return [
+            self._alert(scope, kind, str(percent))
+            for (scope, kind), limit in limits.items()
+            for percent in due(spent.get((scope, kind), NOTHING).real, limit, self.thresholds)
+        ]
+
+    def _alert(self, scope: int, kind: WindowKind, threshold: str, detail: str = "") -> Alert:
+        name = SYSTEM_NAME if scope == SYSTEM_ID else self.users.names()[scope]
+        spent = self.budget.standing(scope).get((scope, kind), NOTHING).real
+        limit = self.budget.limits(scope).get((scope, kind), ZERO)
+        span: Window = window(kind, self.clock.now())
+        return Alert(name, scope, kind, span.start, threshold, spent, limit, detail)
+
+    def _recipient(self, user_id: int) -> str:
+        own = next((one.email for one in self.users.list().users if one.id == user_id), "")
+        return own or self.operator_email

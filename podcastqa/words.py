@@ -1,0 +1,167 @@
+"""How the shell's words are read: the front page, a command's shape, and a sentence for a word that does not exist."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from podcastqa.errors import BadEstimate, Misuse
+
+if TYPE_CHECKING:
+    from podcastqa.clock import WindowKind
+    from podcastqa.money import Usd
+    from podcastqa.settings import Settings
+
+PAGE = """\
+podcastqa: ask questions of your own podcasts, with every cent counted before it is spent.
+
+Prove it, step by step
+  podcastqa validate                    run step 1 on real data and write its report
+  podcastqa validate step1 -p users 5   with another value for one of its parameters
+  podcastqa validate step2              a later step; it opens when the one before has passed
+  podcastqa validate all                every step in order, up to the first that does not pass
+  podcastqa report list                 every run: verdict, date, cost
+  podcastqa report open                 the newest report, in the browser
+  podcastqa lab                         the notebooks, in JupyterLab
+
+Watch the money
+  podcastqa status                      spent, held and left of each limit; whether the stop is on
+  podcastqa spend                       what the last 7 days cost (--days 30 for more)
+  podcastqa spend --by user             ... by user, by service, by day
+  podcastqa spend --variance            ... each operation: estimate, actual, difference
+
+Keep it in bounds
+  podcastqa budget show                 the limits in force
+  podcastqa budget set day 5.00         a new limit for a day, week or month (--user NAME for one user)
+  podcastqa budget stop --reason WHY    refuse every operation from now on, in every process
+  podcastqa budget release --reason WHY let operations run again
+
+People
+  podcastqa users list                  who may ask and spend
+  podcastqa users add NAME              (--email ADDRESS: where this user's alerts go)
+  podcastqa users delete NAME --yes
+
+Every listing takes --json. Every command takes --help.
+No account and no config.env is needed to begin; config.env.example says what can be set.
+Exit status: 0 passed or done · 1 failed or refused · 2 a word not understood · 3 incomplete.
+"""
+
+Given = argparse.Namespace
+Argument = tuple[tuple[str, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command: what its help says, the words it takes, and what it calls; `run` gives the exit status."""
+
+    about: str
+    run: Callable[[Given, Settings], int]
+    takes: tuple[Argument, ...] = ()
+
+    def parser(self, name: str) -> Parser:
+        """What reads its words and writes its help."""
+        parser = Parser(
+            prog=f"podcastqa {name}",
+            description=self.about,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        for flags, how in self.takes:
+            parser.add_argument(*flags, **how)
+        return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in a sentence with the next step, where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """A word that is not understood."""
+        raise Misuse(f"{self.prog}: {message}.", next_step=f"`{self.prog} --help` shows how it is called.")
+
+    def read(self, words: Sequence[str]) -> Given:
+        """The words as values; an unknown one is answered with the nearest that exists."""
+        given, extra = self.parse_known_args(words)
+        if extra:
+            raise unknown(extra[0], self._option_string_actions, self.prog, "does not take")
+        return given
+
+
+def chosen(words: Sequence[str], commands: Iterable[str]) -> tuple[str, list[str]]:
+    """The command that the first one or two words name, and the words after it.
+
+    Of a command with several actions (budget, users, report) the first listed is meant where none is said.
+    """
+    first, rest = words[0], list(words[1:])
+    known = list(commands)
+    if first in known:
+        return first, rest
+    actions = [name.removeprefix(f"{first} ") for name in known if name.startswith(f"{first} ")]
+    if not actions:
+        raise unknown(first, {name.split()[0] for name in known}, "podcastqa", "has no command")
+    if not rest or rest[0].startswith("-"):
+        return f"{first} {actions[0]}", rest
+    if rest[0] not in actions:
+        raise unknown(rest[0], actions, f"podcastqa {first}", "has no command")
+    return f"{first} {rest[0]}", rest[1:]
+
+
+def unknown(said: str, known: Iterable[str], prog: str, verb: str) -> Misuse:
+    """The sentence for a word that does not exist, with the nearest that does."""
+    near = get_close_matches(said, list(known), n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    return Misuse(f"{prog} {verb} {said!r}.", next_step=f"{hint}`{prog} --help` shows what there is.")
+
+
+def help_page(words: Sequence[str], commands: Mapping[str, Command]) -> str:
+    """What `--help` shows: one command, one command's actions, or the front page."""
+    name = " ".join(word for word in words[:2] if not word.startswith("-"))
+    exact = name if name in commands else name.split()[0] if name else ""
+    if exact in commands:
+        return commands[exact].parser(exact).format_help()
+    actions = [known for known in commands if exact and known.startswith(f"{exact} ")]
+    return "\n".join(commands[action].parser(action).format_help() for action in actions) or PAGE
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """One of these words."""
+
+    def word(text: str) -> str:
+        if text not in words:
+            near = get_close_matches(text, words, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(words)}{hint}")
+        return text
+
+    return word
+
+
+def days(text: str) -> int:
+    """A number of days."""
+    if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= 3660):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 to 3660")
+    return int(text)
+
+
+def amount(text: str) -> Usd:
+    """An amount of US dollars."""
+    from podcastqa.money import Usd
+
+    try:
+        return Usd(text)
+    except BadEstimate as error:
+        raise argparse.ArgumentTypeError(f"{error.message.rstrip('.')}; write it like 5.00") from None
+
+
+def window(text: str) -> WindowKind:
+    """A day, a week or a month."""
+    from podcastqa.clock import WindowKind
+
+    return WindowKind(one_of(*WindowKind)(text))
+
+
+def takes(*flags: str, **how: Any) -> Argument:
+    """One word or option of a command, as argparse's `add_argument` takes it."""
+    return flags, how

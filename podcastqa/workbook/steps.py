@@ -1,0 +1,105 @@
+"""The five steps, each a question with its criteria; a step without a notebook is not part of this version yet.
+
+`criteria_version` goes up whenever a criterion asks for something else: what passed under the old words has to
+pass again. Parameters say how much is run, never how much is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from podcastqa.errors import Misuse
+from podcastqa.workbook.criteria import Criterion, Parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the way from counting money to answering questions."""
+
+    id: str
+    number: int
+    title: str
+    question: str
+    notebook: str | None = None
+    parameters: tuple[Parameter, ...] = ()
+    criteria: tuple[Criterion, ...] = ()
+    criteria_version: int = 1
+
+    def criterion(self, criterion_id: str) -> Criterion:
+        """The criterion of that id."""
+        for criterion in self.criteria:
+            if criterion.id == criterion_id:
+                return criterion
+        raise Misuse(f"{self.id} has no criterion {criterion_id!r}.")
+
+
+_STEP1 = Step(
+    id="step1",
+    number=1,
+    title="Cost monitoring and budget protection",
+    question="Is every cent counted before it is spent, and does the guard hold?",
+    notebook="step1_cost_monitoring.ipynb",
+    parameters=(
+        Parameter("users", 3, "how many users work at once", 3, 16),
+        Parameter("days", 7, "how many UTC days of costs are looked at, today with them", 1, 31),
+        Parameter("work_rounds", 1, "how many operations each user runs", 1, 20),
+    ),
+    criteria=(
+        Criterion(
+            "1",
+            "Real billing connection",
+            "the billing source in use answers, names itself and its account, and says up to when it is complete",
+        ),
+        Criterion(
+            "2",
+            "Real cost retrieval",
+            "spend of this day, week and month is read back, and each is what was really booked or billed",
+        ),
+        Criterion(
+            "3",
+            "Budget protection",
+            "an operation beyond a limit is refused and its side effect is absent: "
+            "day, week, month, user, emergency stop",
+        ),
+        Criterion(
+            "4",
+            "User isolation and attribution",
+            "at least three users work at once; users and unattributed sum to the total exactly; "
+            "reads across users are refused",
+        ),
+        Criterion(
+            "5", "Alerts delivered", "every alert that is due is delivered exactly once, and its receipt is shown"
+        ),
+        Criterion("6", "Database models", "the schema is migrated, and each constraint refuses a row that breaks it"),
+        Criterion("7", "Test suite", "pytest -m step1 passes, and no test of a component in use is skipped"),
+        Criterion("8", "Books match the bill", "ledger, unattributed and bill differ by exactly 0.000000000000 USD"),
+        Criterion("9", "Validation cost", "below $0.10, measured by the guard itself"),
+        Criterion("10", "Speed of cost calls", "every cost call answers within 5 s"),
+    ),
+)
+
+STEPS: dict[str, Step] = {
+    step.id: step
+    for step in (
+        _STEP1,
+        Step("step2", 2, "Podcast catalogue", "Whose podcasts are these, what are they, and where?"),
+        Step("step3", 3, "Transcripts", "What was said, and when?"),
+        Step("step4", 4, "Search", "Which passages speak of it?"),
+        Step("step5", 5, "Question answering", "What do the podcasts answer, and where is it said?"),
+    )
+}
+
+
+def step_named(name: str) -> Step:
+    """The step of that id; raises Misuse with the nearest name."""
+    if name in STEPS:
+        return STEPS[name]
+    near = get_close_matches(name, STEPS, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Steps: {', '.join(STEPS)}."
+    raise Misuse(f"There is no step {name!r}.", next_step=hint)
+
+
+def step_before(step: Step) -> Step | None:
+    """The step that has to pass first; None for the first."""
+    return next((other for other in STEPS.values() if other.number == step.number - 1), None)

@@ -1,0 +1,310 @@
+"""The command line as people meet it: real processes, their words, their exit status, their silence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from podcastqa.cli import COMMANDS
+from podcastqa.words import PAGE, help_page
+
+ROOT = Path(__file__).parent.parent
+CANARY = "Kq7vTz0pXw3mRb9cLd5e"
+
+
+class Shell:
+    """A shell in a folder of its own: its own home, its own reports, no config.env but its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        own = {"PODCASTQA_HOME": str(folder / "home"), "PODCASTQA_REPORTS": str(folder / "reports")}
+        foreign = ("PODCASTQA_", "AWS_", "PYTEST_")
+        self.environ = {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | own
+        self.environ["PYTHONPATH"] = str(ROOT)
+
+    def __call__(self, *words: str, code: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+        call = self.call(*words, code=code)
+        return subprocess.run(
+            call, cwd=self.folder, env=self.environ | more, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    @staticmethod
+    def call(*words: str, code: str = "") -> list[str]:
+        how = ["-c", code] if code else ["-m", "podcastqa.cli"]
+        return [sys.executable, "-W", "error", *how, *words]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+# A command of the test's own, put into the real table, to see what the door does with what comes out of it.
+EXTRA = """
+import sys, time
+from podcastqa.cli import COMMANDS, main
+from podcastqa.words import Command
+def run(given, settings):
+    {body}
+COMMANDS["extra"] = Command("Of the test.", run)
+sys.exit(main(["extra"]))
+"""
+
+
+def test_the_front_page_names_every_command() -> None:
+    assert [name for name in COMMANDS if f"podcastqa {name}" not in PAGE] == []
+
+
+def test_every_command_and_every_group_has_a_help_of_its_own() -> None:
+    for name in COMMANDS:
+        assert help_page([*name.split(), "--help"], COMMANDS).startswith(f"usage: podcastqa {name}")
+    assert help_page(["budget", "--help"], COMMANDS).count("usage:") == 4
+    assert help_page(["nonsense", "--help"], COMMANDS) == PAGE
+
+
+def test_help_needs_no_settings_and_loads_nothing_heavy(shell: Shell) -> None:
+    (shell.folder / "config.env").write_text("this is not a setting\n")
+    code = """
+import sys
+from podcastqa.cli import main
+status = main(sys.argv[1:])
+heavy = {"duckdb", "pandas", "matplotlib", "papermill", "nbconvert", "sqlalchemy", "pyarrow", "boto3", "dotenv"}
+print(sorted(heavy & set(sys.modules)))
+sys.exit(status)
+"""
+    for words in ([], ["--help"], ["help"], ["spend", "--help"], ["--version"]):
+        done = shell(*words, code=code)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong", "hint"),
+    [
+        (["statsu"], "podcastqa has no command 'statsu'.", "Did you mean status?"),
+        (["budget", "relase"], "podcastqa budget has no command 'relase'.", "Did you mean release?"),
+        (["spend", "--vairance"], "podcastqa spend does not take '--vairance'.", "Did you mean --variance?"),
+        (["spend", "--by", "users"], "'users' is not one of user, service, day; did you mean user?", "spend --help"),
+        (["spend", "--days", "0"], "'0' is not a number of days from 1 to 3660", "spend --help"),
+        (["budget", "set", "dya", "5.00"], "'dya' is not one of day, week, month; did you mean day?", "set --help"),
+        (["budget", "set", "day", "5,00"], "'5,00' is not an amount of US dollars; write it like 5.00", "set --help"),
+        (["budget", "set", "day", "nan"], "is not a finite amount of US dollars", "set --help"),
+        (["budget", "stop"], "the following arguments are required: --reason", "stop --help"),
+        (["validate", "step9"], "podcastqa validate has no step 'step9'.", "Did you mean step"),
+        (["validate", "-p", "users"], "argument -p: expected 2 arguments", "validate --help"),
+        (["validate", "-p", "users", "3", "-p", "users", "4"], "The parameter users is given twice.", ""),
+        (["validate", "all", "-p", "users", "3"], "they belong to one step", ""),
+    ],
+)
+def test_a_word_not_understood_is_answered_with_the_next_step(
+    shell: Shell, words: list[str], wrong: str, hint: str
+) -> None:
+    done = shell(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert wrong in done.stderr
+    assert hint in done.stderr
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_users_come_and_go(shell: Shell) -> None:
+    assert shell("users", "add", "ada", "--email", "ada@example.org").stdout == "User ada is added.\n"
+    again = shell("users", "add", "ada")
+    assert (again.returncode, "already" in again.stderr) == (2, True)
+    assert {"user": "ada", "email": "ada@example.org"} in json.loads(shell("users", "--json").stdout)["rows"]
+    asked = shell("users", "delete", "ada")
+    assert asked.returncode == 2
+    assert "podcastqa users delete ada --yes" in asked.stderr
+    assert "ada" in shell("users", "list").stdout
+    assert shell("users", "delete", "ada", "--yes").returncode == 0
+    assert "ada" not in shell("users", "list").stdout
+    assert shell("users", "delete", "ada", "--yes").returncode == 2
+
+
+def test_a_limit_is_set_and_the_stop_is_pulled_and_released(shell: Shell) -> None:
+    set_one = shell("budget", "set", "day", "1.25", "--reason", "a quiet week")
+    assert set_one.stdout == "The daily limit of the whole system is now $1.25.\n"
+    assert '"1.250000000000"' in shell("budget", "show", "--json").stdout
+    assert "$1.25" in shell("budget").stdout
+    assert "emergency stop is on" in shell("budget", "stop", "--reason", "a strange bill", "--by", "ada").stdout
+    status = shell("status")
+    assert "a strange bill" in status.stdout
+    assert "ada" in status.stdout
+    assert shell("budget", "release", "--reason", "it was a tax").returncode == 0
+    assert "a strange bill" not in shell("status").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["spend"],
+        ["spend", "--by", "user"],
+        ["spend", "--by", "service", "--days", "31"],
+        ["spend", "--by", "day"],
+        ["spend", "--variance"],
+        ["budget"],
+        ["users"],
+        ["report"],
+    ],
+)
+def test_every_listing_works_on_empty_books_for_people_and_for_programs(shell: Shell, words: list[str]) -> None:
+    people, program = shell(*words), shell(*words, "--json")
+    assert (people.returncode, people.stderr, program.returncode, program.stderr) == (0, "", 0, "")
+    found = json.loads(program.stdout)
+    assert list(found) == ["title", "rows", "notes"]
+    assert people.stdout.startswith(found["title"])
+
+
+def test_the_last_line_of_a_report_is_opened_and_its_path_printed(shell: Shell) -> None:
+    none = shell("report", "open")
+    assert none.returncode == 1
+    assert "podcastqa validate step1" in none.stderr
+
+
+def test_a_broken_config_env_is_refused_with_its_line_and_without_its_secret(shell: Shell) -> None:
+    config = shell.folder / "config.env"
+    config.write_text(f"AWS_SECRET_ACCESS_KEY={CANARY}\nDAILY_BUDGET_LIMIT=5,00\n")
+    done = shell("status", PODCASTQA_CONFIG=str(config))
+    assert done.returncode == 2
+    assert "line 2" in done.stderr
+    assert "DAILY_BUDGET_LIMIT" in done.stderr
+    assert CANARY not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise RuntimeError(f'{settings.aws_secret_access_key!r}')",
+        "print('half a line', settings.aws_secret_access_key, end=''); raise RuntimeError",
+        "print(settings.aws_secret_access_key, file=sys.stderr); return 1",
+        "raise SystemExit(settings.aws_secret_access_key)",
+    ],
+)
+def test_no_secret_leaves_through_output_or_a_fault_of_the_program(shell: Shell, body: str) -> None:
+    done = shell(code=EXTRA.format(body=body), AWS_SECRET_ACCESS_KEY=CANARY)
+    assert done.returncode == 1
+    assert CANARY not in done.stdout + done.stderr
+    assert "[redacted]" in done.stdout + done.stderr
+
+
+def test_a_secret_typed_as_a_command_is_not_repeated(shell: Shell) -> None:
+    done = shell(CANARY, AWS_SECRET_ACCESS_KEY=CANARY)
+    assert (done.returncode, CANARY in done.stderr) == (2, False)
+
+
+def test_a_reader_who_leaves_ends_it_quietly(shell: Shell) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        shell.call("users", "list"),
+        cwd=shell.folder,
+        env=shell.environ,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_control_c_is_a_sentence_and_status_130(shell: Shell) -> None:
+    call = shell.call(code=EXTRA.format(body="print('ready', flush=True); time.sleep(60)"))
+    with subprocess.Popen(
+        call, cwd=shell.folder, env=shell.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert said.startswith("podcastqa: stopped by you.")
+    assert len(said.splitlines()) == 1
+
+
+def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fall(shell: Shell) -> None:
+    done = shell("--help", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def bare_tree(folder: Path, *programs: str) -> dict[str, str]:
+    """A checkout in `folder/tree`, and an environment whose PATH holds these programs and no other."""
+    (folder / "tree/.ci").mkdir(parents=True)
+    (folder / "bin").mkdir()
+    for name in (".ci/setup", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / "tree" / name)
+    for program in ("sh", "dirname", "cat", "cksum", "id", "tail", "rm", *programs):
+        found = shutil.which(program)
+        assert found
+        (folder / "bin" / program).symlink_to(found)
+    return {"PATH": str(folder / "bin"), "HOME": str(folder)}
+
+
+def set_up(folder: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    call = [str(folder / "bin/sh"), ".ci/setup"]
+    return subprocess.run(
+        call, cwd=folder / "tree", env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_set_up_names_the_apt_line_for_what_is_missing(tmp_path: Path) -> None:
+    done = set_up(tmp_path, bare_tree(tmp_path))
+    assert done.returncode == 1
+    assert "there is no Python of 3.11 or newer" in done.stderr
+    assert "apt install python3 python3-venv" in done.stderr
+    assert not (tmp_path / "tree/.venv").exists()
+
+
+def test_set_up_that_is_done_says_nothing_and_starts_nothing(tmp_path: Path) -> None:
+    environ = bare_tree(tmp_path)
+    tree = tmp_path / "tree"
+    (tree / ".venv/bin").mkdir(parents=True)
+    (tree / ".venv/bin/python").symlink_to(sys.executable)
+    wanted = subprocess.run(
+        ["sh", "-c", "pwd -P; cat pyproject.toml .ci/setup | cksum"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (tree / ".venv/set-up").write_text(wanted.stdout)
+    done = set_up(tmp_path, environ)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with (tree / "pyproject.toml").open("a") as file:
+        file.write("# another wish\n")
+    assert set_up(tmp_path, environ).returncode == 1  # there is no Python on this PATH, so it must have tried
+
+
+def notebook(folder: Path, **cell: object) -> None:
+    code = {"cell_type": "code", "id": "a", "metadata": {}, "source": "1", "execution_count": None, "outputs": []}
+    whole = {"cells": [code | cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (folder / "one.ipynb").write_text(json.dumps(whole))
+
+
+@pytest.mark.parametrize(
+    ("left", "said", "status"),
+    [
+        ({}, "1 checked, nothing stored", 0),
+        ({"execution_count": 3}, "cell 1: an execution count is stored", 1),
+        ({"outputs": [{"output_type": "stream", "name": "stdout", "text": "x"}]}, "cell 1: outputs are stored", 1),
+        ({"metadata": {"papermill": {}}}, "cell 1: metadata.papermill is stored", 1),
+    ],
+)
+def test_a_notebook_that_stores_what_a_run_left_is_refused(
+    tmp_path: Path, left: dict[str, object], said: str, status: int
+) -> None:
+    notebook(tmp_path, **left)
+    call = [sys.executable, str(ROOT / ".ci/check-notebooks"), str(tmp_path)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stdout) == (status, True)
+
+
+def test_a_folder_without_a_notebook_is_refused_too(tmp_path: Path) -> None:
+    call = [sys.executable, str(ROOT / ".ci/check-notebooks"), str(tmp_path)]
+    assert subprocess.run(call, capture_output=True, check=False).returncode == 1
