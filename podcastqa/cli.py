@@ -5,24 +5,29 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from podcastqa import __version__
 from podcastqa.errors import Misuse, PodcastQAError, ReportError
-from podcastqa.words import Command, Given, amount, chosen, days, help_page, one_of, takes, unknown, window
+from podcastqa.words import (
+    Command,
+    Given,
+    amount,
+    chosen,
+    days,
+    decider,
+    help_page,
+    named_values,
+    one_of,
+    takes,
+    window,
+)
 
 if TYPE_CHECKING:
-    from podcastqa.display import Table
+    from podcastqa.display import HasTable
     from podcastqa.settings import Settings
     from podcastqa.wiring import Parts
     from podcastqa.workbook.runner import RunResult
-
-
-class Listing(Protocol):
-    """A result that can be laid out."""
-
-    def table(self) -> Table:
-        """The result as a table."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,7 +79,7 @@ def _reader_left() -> int:
     return 141
 
 
-def _show(result: Listing, given: Given) -> int:
+def _show(result: HasTable, given: Given) -> int:
     table = result.table()
     if given.json:
         import json
@@ -96,7 +101,7 @@ def _validate(given: Given, settings: Settings) -> int:
     from podcastqa.workbook.steps import STEPS
 
     if given.step != "all":
-        return _run_step(given.step, _parameters(given.p), settings)
+        return _run_step(given.step, named_values(given.p), settings)
     if given.p:
         raise Misuse("`validate all` takes no parameters: they belong to one step.")
     for name in (step.id for step in STEPS.values() if step.notebook):
@@ -107,10 +112,7 @@ def _validate(given: Given, settings: Settings) -> int:
 
 def _run_step(name: str, parameters: dict[str, str], settings: Settings) -> int:
     from podcastqa.workbook.runner import run
-    from podcastqa.workbook.steps import STEPS
 
-    if name not in STEPS:
-        raise unknown(name, STEPS, "podcastqa validate", "has no step")
     result = run(name, parameters, settings)
     print("\n".join(_verdict_lines(result)))
     return result.exit_status
@@ -132,15 +134,6 @@ def _verdict_lines(result: RunResult) -> list[str]:
     return [*lines, "", f"This run cost ${record['cost_usd']}. Its report:", str(result.report)]
 
 
-def _parameters(pairs: list[list[str]]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name in found:
-            raise Misuse(f"The parameter {name} is given twice.")
-        found[name] = value
-    return found
-
-
 def _status(given: Given, settings: Settings) -> int:
     return _show(_parts(settings).treasury.status(), given)
 
@@ -159,21 +152,21 @@ def _budget_show(given: Given, settings: Settings) -> int:
 
 def _budget_set(given: Given, settings: Settings) -> int:
     treasury = _parts(settings).treasury
-    treasury.set_limit(given.window, given.amount, user=given.user, by=_by(given), reason=given.reason)
+    treasury.set_limit(given.window, given.amount, user=given.user, by=decider(given.by), reason=given.reason)
     whose = f"user {given.user}" if given.user else "the whole system"
-    print(f"The {given.window.title} limit of {whose} is now {given.amount.shown()}.")
+    print(f"The {given.window.adjective} limit of {whose} is now {given.amount.shown()}.")
     return 0
 
 
 def _budget_stop(given: Given, settings: Settings) -> int:
-    _parts(settings).treasury.stop(by=_by(given), reason=given.reason)
+    _parts(settings).treasury.stop(by=decider(given.by), reason=given.reason)
     print("The emergency stop is on: every operation is refused, in every process.")
     print("Release it: podcastqa budget release --reason WHY")
     return 0
 
 
 def _budget_release(given: Given, settings: Settings) -> int:
-    _parts(settings).treasury.release(by=_by(given), reason=given.reason)
+    _parts(settings).treasury.release(by=decider(given.by), reason=given.reason)
     print("The emergency stop is off: operations run again, within their limits.")
     return 0
 
@@ -230,21 +223,15 @@ def _lab(_: Given, settings: Settings) -> int:
         raise Misuse("The notebooks are in the checkout.", next_step="Call this from a folder of the checkout.")
     if find_spec("jupyterlab") is None:
         raise Misuse("JupyterLab is not installed here.", next_step="Install what is needed: make setup")
-    notebooks = str(settings.root / "notebooks")
     # The shell's signals are JupyterLab's own from here on, so this program becomes it instead of starting it.
-    os.execv(  # noqa: S606, a literal list
-        sys.executable, [sys.executable, "-m", "jupyterlab", f"--notebook-dir={settings.root}", notebooks]
-    )
-
-
-def _by(given: Given) -> str:
-    """Who says so: the name given, else the operating system's name for whoever sits here."""
-    import getpass
-
-    try:
-        return given.by or getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        raise Misuse("This machine has no name for you.", next_step="Say who decides: --by NAME") from None
+    call = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--notebook-dir={settings.root}",
+        "--LabApp.default_url=/lab/tree/notebooks",
+    ]
+    os.execv(sys.executable, call)  # noqa: S606, a literal list
 
 
 JSON = takes("--json", action="store_true", help="the same as JSON, for a program")

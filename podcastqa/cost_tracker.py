@@ -50,23 +50,23 @@ class CostTracker:
 
     async def get_cost_summary(self, days: int = 7, user: str | None = None) -> CostSummary:
         """What the last days cost, day by day; `.total_cost` is the whole."""
-        return await self._ask(lambda: self.treasury.summary(days, self._whose(user)))
+        return await self._ask(lambda: self.treasury.summary(days, self.whose(user)))
 
     async def get_cost_by_user(self, days: int = 7, user: str | None = None) -> CostSummary:
         """What each user cost; users and unattributed sum to the total exactly."""
-        return await self._ask(lambda: self.treasury.by_user(days, self._whose(user)))
+        return await self._ask(lambda: self.treasury.by_user(days, self.whose(user)))
 
     async def get_cost_by_service(self, days: int = 7, user: str | None = None) -> CostSummary:
         """What each service cost."""
-        return await self._ask(lambda: self.treasury.by_service(days, self._whose(user)))
+        return await self._ask(lambda: self.treasury.by_service(days, self.whose(user)))
 
     async def get_variance(self, days: int = 7, user: str | None = None) -> Variances:
         """Estimate against actual cost, per operation."""
-        return await self._ask(lambda: self.treasury.variance(days, self._whose(user)))
+        return await self._ask(lambda: self.treasury.variance(days, self.whose(user)))
 
     async def get_budget_status(self, user: str | None = None) -> BudgetStatus:
         """Every limit and what it has left."""
-        return await self._ask(lambda: self.treasury.status(self._whose(user)))
+        return await self._ask(lambda: self.treasury.status(self.whose(user)))
 
     async def track_api_call(
         self, service: str, operation: str, estimate: Usd | Decimal | str, user: str | None = None
@@ -75,7 +75,7 @@ class CostTracker:
 
         def admit() -> bool:
             try:
-                self.treasury.call(service, operation, _usd(estimate), self._whose(user))
+                self.treasury.call(service, operation, _usd(estimate), self.whose(user))
             except Refused:
                 return False
             return True
@@ -91,15 +91,16 @@ class CostTracker:
         `async with tracker.spending("ada", service, operation, estimate) as hold: …; hold.settle(actual)`
         """
         sure = None if estimate is None else _usd(estimate)
-        block = self.treasury.spending(self._whose(user), service, operation, sure)
+        block = self.treasury.spending(self.whose(user), service, operation, sure)
         # Not in a worker thread: the meter reads the CPU clock of the thread that does the work.
         with block as running:
             yield running
 
     async def _spent(self, kind: WindowKind, user: str | None) -> Usd:
-        return await self._ask(lambda: self.treasury.spent(kind, self._whose(user)))
+        return await self._ask(lambda: self.treasury.spent(kind, self.whose(user)))
 
-    def _whose(self, user: str | None) -> str | None:
+    def whose(self, user: str | None) -> str | None:
+        """Whose spend this tracker may speak of when asked for `user`; raises CrossUserRefused for another's."""
         if self.user is not None and user not in (None, self.user):
             raise CrossUserRefused(f"This tracker is {self.user}'s: it neither reads nor spends for {user}.")
         return user or self.user

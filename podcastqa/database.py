@@ -61,11 +61,11 @@ class Money(TypeDecorator[Usd]):
     impl = BigInteger
     cache_ok = True
 
-    def process_bind_param(self, value: Usd | None, dialect: Dialect) -> int | None:
+    def process_bind_param(self, value: Usd | None, _dialect: Dialect) -> int | None:
         """To the database; anything but Usd is a bug and fails here."""
         return None if value is None else value.pico
 
-    def process_result_value(self, value: int | None, dialect: Dialect) -> Usd | None:
+    def process_result_value(self, value: int | None, _dialect: Dialect) -> Usd | None:
         """From the database."""
         return None if value is None else Usd.from_pico(value)
 
@@ -76,11 +76,11 @@ class Instant(TypeDecorator[datetime]):
     impl = BigInteger
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> int | None:
         """To the database; a naive datetime is refused."""
         return None if value is None else microseconds(value)
 
-    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: int | None, _dialect: Dialect) -> datetime | None:
         """From the database."""
         return None if value is None else from_microseconds(value)
 
@@ -265,7 +265,7 @@ def _confine(
     statement: Any,
     many: list[Mapping[str, Any]],
     single: Mapping[str, Any],
-    options: Mapping[str, Any],
+    _options: Mapping[str, Any],
 ) -> tuple[Any, Any, Any]:
     """Before each statement: refuse it without a scope, narrow it to the user's rows inside one."""
     owned = {table for table in visitors.iterate(statement) if isinstance(table, Table) and "owner" in table.info}

@@ -90,7 +90,7 @@ class Treasury:
         return bill
 
     def spent(self, kind: WindowKind, user: str | None = None) -> Usd:
-        """What the system or a user has really spent in this day, week or month: booked or billed, whichever is more."""
+        """What the system or a user has really spent in this window: booked or billed, whichever is more."""
         self.refresh_bill()
         scope = SYSTEM_ID if user is None else self.users.get(user).id
         return self.budget.standing(scope).get((scope, kind), NOTHING).real

@@ -147,12 +147,15 @@ def days(text: str) -> int:
 
 def amount(text: str) -> Usd:
     """An amount of US dollars."""
-    from podcastqa.money import Usd
+    from podcastqa.money import ZERO, Usd
 
     try:
-        return Usd(text)
+        found = Usd(text)
     except BadEstimate as error:
         raise argparse.ArgumentTypeError(f"{error.message.rstrip('.')}; write it like 5.00") from None
+    if found < ZERO:
+        raise argparse.ArgumentTypeError(f"{text!r} is below zero; write it like 5.00")
+    return found
 
 
 def window(text: str) -> WindowKind:
@@ -160,6 +163,26 @@ def window(text: str) -> WindowKind:
     from podcastqa.clock import WindowKind
 
     return WindowKind(one_of(*WindowKind)(text))
+
+
+def named_values(pairs: Iterable[Sequence[str]]) -> dict[str, str]:
+    """The parameters of `-p NAME VALUE`, each given once."""
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Misuse(f"The parameter {name} is given twice.")
+        found[name] = value
+    return found
+
+
+def decider(said: str | None) -> str:
+    """Who says so: the name given, else the operating system's name for whoever sits here."""
+    import getpass
+
+    try:
+        return said or getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        raise Misuse("This machine has no name for you.", next_step="Say who decides: --by NAME") from None
 
 
 def takes(*flags: str, **how: Any) -> Argument:

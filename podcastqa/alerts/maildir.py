@@ -61,7 +61,7 @@ class MaildirMailer:
         for folder in _FOLDERS:
             (self.path / folder).mkdir(mode=0o700, exist_ok=True)
 
-    def _box(self) -> Maildir[object]:
+    def _box(self) -> Maildir:
         return Maildir(self.path, create=False)
 
     def _deliver(self, message: EmailMessage, target: Path) -> None:

@@ -1,8 +1,8 @@
 """One alert is one row, and one row becomes one mail, however many processes race and whichever of them dies.
 
-A row is unique by user, window and threshold, so raising an alert twice is raising it once. To send, a process claims the
-row in one transaction, hands the mail over and marks it sent. If it dies in between, the claim runs out after a minute
-and the next delivery takes over; the mail has the same Message-ID, so that a carrier that has it keeps one.
+A row is unique by user, window and threshold, so raising an alert twice is raising it once. To send, a process claims
+the row in one transaction, hands the mail over and marks it sent. If it dies in between, the claim runs out after a
+minute and the next delivery takes over; the mail has the same Message-ID, so that a carrier that has it keeps one.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a figure came from: component, account or file, its sha256, when it was read, through when it is complete."""
+    """Where a figure came from: component, account or file, sha256, when it was read, through when complete."""
 
     component: str
     account: str

@@ -72,7 +72,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
     reader = "read_parquet(?)" if path.suffix == ".parquet" else _CSV
     with duckdb.connect(":memory:") as connection:
         try:
-            found = connection.execute(f"SELECT * FROM {reader}", [str(path)])
+            found = connection.execute(f"SELECT * FROM {reader}", [str(path)])  # noqa: S608 – two constants
         except duckdb.Error as problem:
             raise BillError(f"{path.name} is not a FOCUS file: {_first_line(problem)}") from problem
         names = [column[0] for column in found.description or ()]

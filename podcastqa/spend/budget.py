@@ -182,7 +182,8 @@ class Budget:
         )
         with self._database.hot() as driver:
             driver.execute(
-                "INSERT INTO limits (user_id, window_kind, amount_pico, set_us, set_by, reason) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO limits (user_id, window_kind, amount_pico, set_us, set_by, reason)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
                 row,
             )
 
@@ -246,8 +247,8 @@ class Budget:
         whose = "the whole system" if scope == SYSTEM_ID else self._name_of(scope)
         have = spent.get(over, NOTHING)
         return OverLimit(
-            f"{operation.service} {operation.operation} ({estimate.shown()}) would exceed the {kind.adjective} limit of "
-            f"{whose}: {have.total.shown()} of {limits[over].shown()} is spent or held ({window(kind, now)}).",
+            f"{operation.service} {operation.operation} ({estimate.shown()}) would exceed the {kind.adjective} limit "
+            f"of {whose}: {have.total.shown()} of {limits[over].shown()} is spent or held ({window(kind, now)}).",
             next_step="Wait for the next window, or raise it: podcastqa budget set",
             scope="system" if scope == SYSTEM_ID else "user",
             window=kind.value,

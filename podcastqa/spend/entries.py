@@ -1,4 +1,4 @@
-"""An entry is a fact about a hold: reserved, started, settled, voided, expired or corrected; never changed, never removed.
+"""An entry is a fact about a hold: reserved, started, settled, voided, expired or corrected; it never changes.
 
 reserve ──► start ──► settle        the money is counted from `reserve` on
    │          └────── in doubt      started and then vanished: counted at its estimate until resolved

@@ -177,7 +177,7 @@ class Session:
             return []
         return [
             f"Contract check, not a validation: with {', '.join(overrides)} set, a stand-in may have answered; "
-            + "what it said is kept apart and validates no provider."
+            "what it said is kept apart and validates no provider."
         ]
 
     def __str__(self) -> str:
