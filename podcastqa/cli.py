@@ -224,14 +224,8 @@ def _lab(_: Given, settings: Settings) -> int:
     if find_spec("jupyterlab") is None:
         raise Misuse("JupyterLab is not installed here.", next_step="Install what is needed: make setup")
     # The shell's signals are JupyterLab's own from here on, so this program becomes it instead of starting it.
-    call = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--notebook-dir={settings.root}",
-        "--LabApp.default_url=/lab/tree/notebooks",
-    ]
-    os.execv(sys.executable, call)  # noqa: S606, a literal list
+    opening = [f"--notebook-dir={settings.root}", "--LabApp.default_url=/lab/tree/notebooks"]
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *opening])  # noqa: S606, a literal list
 
 
 JSON = takes("--json", action="store_true", help="the same as JSON, for a program")

@@ -118,7 +118,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def microseconds(instant: datetime) -> int:
     """Whole microseconds since 1970-01-01 UTC, exactly."""
-    return (utc(instant) - _EPOCH) // timedelta(microseconds=1)
+    since = utc(instant) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def from_microseconds(count: int) -> datetime:

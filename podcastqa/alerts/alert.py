@@ -12,6 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.message import EmailMessage
+from email.policy import default
 from email.utils import format_datetime
 from html import escape
 from typing import Protocol
@@ -26,6 +27,9 @@ SYSTEM_ID, SYSTEM_SCOPE = 0, "system"
 NOBODY_NAMED = "operator@localhost"
 #: Longest line that a text from outside may add to a mail.
 _LONGEST = 400
+#: RFC 5322's limits for a line. Folding at the soft one would put a plain subject on the line after "Subject:", where
+#: readers see a blank before it; encoded words need it.
+_HARD, _SOFT = 998, 78
 _STATUS = ("See where every budget stands", "podcastqa status")
 _WHO = ("See who spent it", "podcastqa spend --by user")
 _VARIANCE = ("See estimate against actual cost", "podcastqa spend --variance")
@@ -172,8 +176,9 @@ def compose(alert: Alert, *, recipient: str, sender: str, at: datetime, drill: b
     `at` is when the alert was raised: with the alert's key it makes the Message-ID, so that the mail composed again
     after a crash is the same mail, while the same alert in another ledger is another.
     """
-    message = EmailMessage()
-    message["Subject"] = _header(f"{'[drill] ' if drill else ''}podcastqa: {alert.headline} ({alert.whose})")
+    subject = _header(f"{'[drill] ' if drill else ''}podcastqa: {alert.headline} ({alert.whose})")
+    message = EmailMessage(policy=default.clone(max_line_length=_HARD if subject.isascii() else _SOFT))
+    message["Subject"] = subject
     message["From"] = f"podcastqa <{_address(sender)}>"
     message["To"] = _address(recipient)
     message["Date"] = format_datetime(utc(at))

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.sqlite import insert
 
-from podcastqa.alerts.alert import NOBODY_NAMED, SYSTEM_ID, SYSTEM_SCOPE, Alert, Mailer, Receipt, compose
+from podcastqa.alerts.alert import NOBODY_NAMED, SYSTEM_ID, SYSTEM_SCOPE, Alert, Mailer, Receipt, compose, one_line
 from podcastqa.clock import Clock, WindowKind, day_number, day_of, from_microseconds, microseconds
 from podcastqa.database import SYSTEM, Database, Scope, metadata
 from podcastqa.display import Table as Shown
@@ -196,9 +196,10 @@ class Outbox:
             return {(user, kind, day_of(day), threshold) for user, kind, day, threshold in rows}
 
     def _notices(self, scope: Scope, which: ColumnElement[bool]) -> tuple[Notice, ...]:
-        names = self._users.names() | {SYSTEM_ID: SYSTEM_SCOPE}
         with self._database.read(scope) as connection:
             rows = connection.execute(select(outbox).where(which).order_by(outbox.c.id)).mappings().all()
+        # Names after rows: a user added in between has a name for every row that was read.
+        names = (self._users.names() if rows else {}) | {SYSTEM_ID: SYSTEM_SCOPE}
         return tuple(_notice(row, names[row["user_id"]]) for row in rows)
 
 
@@ -211,7 +212,7 @@ def _insert(connection: Connection, alert: Alert, now: int) -> bool:
         "threshold": alert.threshold,
         "spent_pico": alert.spent.pico,
         "limit_pico": alert.limit.pico,
-        "detail": alert.detail,
+        "detail": one_line(alert.detail),
         "created_us": now,
     }
     statement = insert(outbox).values(row).on_conflict_do_nothing(index_elements=list(_KEY))

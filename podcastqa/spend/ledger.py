@@ -7,10 +7,11 @@ booked and what the bill says, plus what is held; a hold that ran out of time un
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime
+from functools import lru_cache
 
 from podcastqa.clock import WindowKind, day_number, from_microseconds, microseconds, windows
 from podcastqa.database import Database
@@ -25,12 +26,12 @@ _HOLD_MORE = """INSERT INTO counters (user_id, day, source, held_pico) VALUES (?
  ON CONFLICT DO UPDATE SET held_pico = held_pico + excluded.held_pico"""
 _BOOK = """UPDATE counters SET booked_pico = booked_pico + ?, held_pico = held_pico + ?
  WHERE user_id = ? AND day = ? AND source = ?"""
-_SPENT = """SELECT user_id,
- sum(CASE WHEN day >= ?2 AND day < ?3 THEN real ELSE 0 END), sum(CASE WHEN day >= ?2 AND day < ?3 THEN held ELSE 0 END),
- sum(CASE WHEN day >= ?4 AND day < ?5 THEN real ELSE 0 END), sum(CASE WHEN day >= ?4 AND day < ?5 THEN held ELSE 0 END),
- sum(CASE WHEN day >= ?6 AND day < ?7 THEN real ELSE 0 END), sum(CASE WHEN day >= ?6 AND day < ?7 THEN held ELSE 0 END)
- FROM (SELECT user_id, day, max(booked_pico, bill_pico) AS real, held_pico AS held FROM counters
+_IN = ("day >= ?2 AND day < ?3", "day >= ?4 AND day < ?5", "day >= ?6 AND day < ?7")  # the day, the week, the month
+_SCOPES = """ FROM (SELECT user_id, day, max(booked_pico, bill_pico) AS real, held_pico AS held FROM counters
  WHERE user_id IN (0, ?1) AND day >= min(?4, ?6) AND day < max(?5, ?7)) GROUP BY user_id"""
+_sums = [[f"sum(CASE WHEN {days} THEN {what} ELSE 0 END)" for what in ("real", "held", "real + held")] for days in _IN]
+_SPENT = f"SELECT user_id, {', '.join(sums[0] for sums in _sums)}, {', '.join(sums[1] for sums in _sums)}" + _SCOPES
+_TOTALS = f"SELECT user_id, {', '.join(sums[2] for sums in _sums)}" + _SCOPES
 _RESERVE = """SELECT hold_id, user_id, service, operation, source, price, amount_pico, at_us, expires_us
  FROM entries WHERE hold_id = ? AND kind = 'reserve'"""
 
@@ -51,6 +52,27 @@ class Spent:
 NOTHING = Spent(Usd.from_pico(0), Usd.from_pico(0))
 #: (user id, 0 for the whole system; window) → what it has spent.
 Standing = dict[tuple[int, WindowKind], Spent]
+#: user id, 0 for the whole system → pico-dollars in the day, the week and the month.
+Totals = dict[int, list[int]]
+#: (hold id, user id, source, day, pico-dollars) of a hold.
+Expired = tuple[str, int, str, int, int]
+KINDS = tuple(WindowKind)
+
+
+def _without(expired: Sequence[Expired], edges: tuple[int, ...], found: Totals) -> None:
+    """Take expired holds out of the windows that they were counted in."""
+    for _, whose, _, day, pico in expired:
+        for i in range(len(KINDS)):
+            if edges[2 * i] <= day < edges[2 * i + 1]:
+                for scope in {SYSTEM_ID, whose} & found.keys():
+                    found[scope][i] -= pico
+
+
+@lru_cache(maxsize=64)
+def _edges(today: date) -> tuple[int, ...]:
+    """First and one past the last day number of the day, the week and the month."""
+    noon = datetime(today.year, today.month, today.day, 12, tzinfo=UTC)
+    return tuple(day_number(edge) for span in windows(noon) for edge in (span.start, span.end))
 
 
 class Books:
@@ -88,28 +110,30 @@ class Books:
         row = self.driver.execute("SELECT started FROM open_holds WHERE hold_id = ?", (hold_id,)).fetchone()
         return bool(row and row[0])
 
-    def expired(self, now: datetime) -> list[tuple[str, int, str, int, int]]:
-        """(hold id, user, source, day, pico-dollars) of open holds that ran out of time before they started."""
+    def expired(self, now_us: int) -> list[Expired]:
+        """Open holds that ran out of time before they started: they have stopped counting."""
         return self.driver.execute(
             "SELECT hold_id, user_id, source, day, amount_pico FROM open_holds WHERE started = 0 AND expires_us <= ?",
-            (microseconds(now),),
+            (now_us,),
         ).fetchall()
+
+    def totals(self, user_id: int, today: date, expired: Sequence[Expired]) -> Totals:
+        """What the guard compares with the limits: real and held together, expired holds left out."""
+        edges = _edges(today)
+        found = {row[0]: list(row[1:]) for row in self.driver.execute(_TOTALS, (user_id, *edges))}
+        _without(expired, edges, found)
+        return found
 
     def standing(self, user_id: int, now: datetime) -> Standing:
         """What the system and the user have in the day, the week and the month of `now`."""
-        spans = windows(now)
-        edges = [edge for span in spans for edge in (day_number(span.start), day_number(span.end))]
+        edges, expired = _edges(now.date()), self.expired(microseconds(now))
         rows = self.driver.execute(_SPENT, (user_id, *edges)).fetchall()
-        found = {(row[0], i): [row[1 + 2 * i], row[2 + 2 * i]] for row in rows for i in range(3)}
-        for _, whose, _, day, pico in self.expired(now):
-            for i in range(3):
-                if edges[2 * i] <= day < edges[2 * i + 1]:
-                    for scope in (SYSTEM_ID, whose):
-                        if (scope, i) in found:
-                            found[scope, i][1] -= pico
+        held = {row[0]: list(row[4:]) for row in rows}
+        _without(expired, edges, held)
         return {
-            (scope, spans[i].kind): Spent(Usd.from_pico(real), Usd.from_pico(held))
-            for (scope, i), (real, held) in found.items()
+            (row[0], kind): Spent(Usd.from_pico(row[1 + i]), Usd.from_pico(held[row[0]][i]))
+            for row in rows
+            for i, kind in enumerate(KINDS)
         }
 
     def open(self, hold: Hold) -> None:

@@ -61,7 +61,6 @@ entries = Table(
     Index("uq_entries_reserve", "hold_id", unique=True, sqlite_where=text("kind = 'reserve'")),
     Index("uq_entries_start", "hold_id", unique=True, sqlite_where=text("kind = 'start'")),
     Index("uq_entries_end", "hold_id", unique=True, sqlite_where=text(_ENDS)),
-    Index("ix_entries_hold", "hold_id"),
     info=_KEPT,
     sqlite_autoincrement=True,
 )

@@ -172,13 +172,12 @@ class Session:
         }
 
     def _notices(self) -> list[str]:
-        overrides = self._parts.settings.endpoint_overrides
-        if not overrides:
-            return []
-        return [
-            f"Contract check, not a validation: with {', '.join(overrides)} set, a stand-in may have answered; "
+        overrides = ", ".join(self._parts.settings.endpoint_overrides)
+        notice = (
+            f"Contract check, not a validation: with {overrides} set, a stand-in may have answered; "
             "what it said is kept apart and validates no provider."
-        ]
+        )
+        return [notice] if overrides else []
 
     def __str__(self) -> str:
         used = ", ".join(f"{name}: {value}" for name, value in self.components.items())
@@ -212,10 +211,10 @@ def open_session(step_id: str, given: Mapping[str, object], components: Mapping[
 
 
 def _display(shown: object) -> None:
-    """Through IPython, whose display is not typed."""
     from IPython import display
 
-    display.display(shown)
+    show: Any = display.display  # IPython leaves it untyped
+    show(shown)
 
 
 def _headline(record: Mapping[str, Any]) -> str:

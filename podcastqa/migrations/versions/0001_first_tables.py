@@ -83,7 +83,6 @@ def _entries() -> None:
         ("uq_entries_end", "kind IN ('settle', 'void', 'expire')"),
     ):
         op.create_index(name, "entries", ["hold_id"], unique=True, sqlite_where=sa.text(rows))
-    op.create_index("ix_entries_hold", "entries", ["hold_id"])
 
 
 def _derived() -> None:

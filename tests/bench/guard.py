@@ -1,0 +1,89 @@
+"""The guard against the disk: a reserve over six windows beside one bare commit of the same shape and settings."""
+
+from __future__ import annotations
+
+import sqlite3
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from podcastqa.clock import SystemClock
+from podcastqa.database import open_database
+from podcastqa.money import Usd
+from podcastqa.settings import Settings
+from podcastqa.spend.budget import new_hold_id
+from podcastqa.spend.entries import Operation
+from podcastqa.wiring import Parts, build
+from tests.bench.rows import Row, timing, watched
+
+_ROUNDS, _CALLS = 9, 200
+_COUNT = "UPDATE counters SET held_pico = held_pico + 1 WHERE user_id = ? AND day = 1 AND source = 's'"
+
+
+def run() -> list[Row]:
+    """reserve/s ÷ bare commits/s, interleaved, the median of the rounds."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = parts_in(Path(folder))
+        user = made.users.add("bench")
+        what = Operation(user.id, "bench", "reserve", "bench")
+        bare = _bare(Path(folder) / "bare.sqlite")
+        made.budget.reserve(what, Usd("0.000001"))
+
+        def measure() -> list[tuple[float, float]]:
+            return [(_commits(bare), _reserves(made, what)) for _ in range(_ROUNDS)]
+
+        rounds, machine = watched(measure)
+        bare.close()
+        made.database.close()
+    floor = statistics.median(floor for floor, _ in rounds)
+    ratio = statistics.median(ours / floor for floor, ours in rounds)
+    return [timing("guard-reserve-one-caller", ratio * floor, "1/s", floor, ">= 0.7 x", ratio >= 0.7, machine)]
+
+
+def parts_in(home: Path) -> Parts:
+    """Parts with a home of their own and room to spend."""
+    roomy = {
+        f"{whose}{window}_BUDGET_LIMIT": "900000"
+        for whose in ("", "USER_")
+        for window in ("DAILY", "WEEKLY", "MONTHLY")
+    }
+    environment = {"PODCASTQA_HOME": str(home), "PODCASTQA_REPORTS": str(home / "reports"), **roomy}
+    return build(Settings.load(environ=environment), clock=SystemClock())
+
+
+def _bare(path: Path) -> sqlite3.Connection:
+    """A connection of its own to the same schema, with the same settings."""
+    open_database(f"sqlite:///{path}").close()
+    connection = sqlite3.connect(path, isolation_level=None)
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("INSERT INTO users (id, name, created_us) VALUES (1, 'bench', 1)")
+    connection.execute("INSERT INTO counters (user_id, day, source) VALUES (0, 1, 's'), (1, 1, 's')")
+    return connection
+
+
+def _commits(connection: sqlite3.Connection) -> float:
+    """What a reserve writes, and nothing else: an entry, an open hold, two counters, one durable commit."""
+    began = time.perf_counter()
+    for _ in range(_CALLS):
+        key = new_hold_id()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(
+            "INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us)"
+            " VALUES (?, 'reserve', 1, 's', 'bench', 'reserve', 1, 1, 1)",
+            (key,),
+        )
+        connection.execute("INSERT INTO open_holds VALUES (?, 1, 's', 1, 1, 0, 1)", (key,))
+        connection.execute(_COUNT, (0,))
+        connection.execute(_COUNT, (1,))
+        connection.execute("COMMIT")
+    return _CALLS / (time.perf_counter() - began)
+
+
+def _reserves(made: Parts, what: Operation) -> float:
+    estimate = Usd("0.000001")
+    began = time.perf_counter()
+    for _ in range(_CALLS):
+        made.budget.reserve(what, estimate)
+    return _CALLS / (time.perf_counter() - began)
