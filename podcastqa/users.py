@@ -150,7 +150,7 @@ def checked_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
         raise Misuse(
             f"{name!r} cannot be a user's name.",
-            next_step="Use up to 63 lower-case letters, digits, dots, dashes and underscores; begin with a letter or digit.",
+            next_step="Use up to 63 of a-z, 0-9, dot, dash and underscore; begin with a letter or a digit.",
         )
     return name
 

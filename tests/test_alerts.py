@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from email.message import EmailMessage
@@ -22,7 +23,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podcastqa.alerts.alert import Alert, compose, due, one_line
+from podcastqa.alerts.alert import Alert, Receipt, compose, due, one_line
 from podcastqa.alerts.maildir import MaildirMailer
 from podcastqa.alerts.outbox import CLAIM, Delivery, Outbox, outbox
 from podcastqa.clock import SystemClock, WindowKind, day_number
@@ -58,6 +59,15 @@ class ClockAhead:
 
     def now(self) -> datetime:
         return datetime.now(UTC) + self.ahead
+
+
+class KeepsCount(MaildirMailer):
+    """Delivers for real, and notes each time it was asked to: the mailbox alone would hide a mail sent twice."""
+
+    def send(self, message: EmailMessage) -> Receipt:
+        with (self.path.parent / "sends.log").open("a") as log:
+            log.write(f"{message['Message-ID']}\n")
+        return super().send(message)
 
 
 class DiesAfterSending(MaildirMailer):
@@ -264,6 +274,15 @@ def test_a_mail_that_is_there_already_is_not_delivered_again_even_after_it_was_r
     assert mailer.read_back(first.message_id) is not None
 
 
+def test_a_mail_sent_from_many_threads_at_once_arrives_once(mailer):
+    for number in range(10):
+        message = compose(an_alert(str(number + 1)), recipient="ada@example.org", sender=mailer.sender, at=AT)
+        with ThreadPoolExecutor(8) as threads:
+            assert len({receipt.message_id for receipt in threads.map(mailer.send, [message] * 8)}) == 1
+        assert len(mails_in(mailer)) == number + 1
+    assert not list((mailer.path / "tmp").iterdir())
+
+
 def test_a_mail_that_never_came_is_not_read_back(mailer):
     assert mailer.read_back("<nothing@podcastqa.localhost>") is None
 
@@ -414,7 +433,7 @@ RACE = """
 (here / f"ready-{sys.argv[2]}").touch()
 while not (here / "go").exists():
     time.sleep(0.001)
-new = sent = 0
+new, sent, mailer = 0, 0, KeepsCount(mailer.path)
 for percent in range(1, 41):
     new += box.raise_alert(an_alert(str(percent)))
     sent += len(box.deliver(mailer).sent)
@@ -448,7 +467,7 @@ def test_two_processes_that_race_for_the_same_alerts_send_each_exactly_once(data
     assert not late.sent
     assert [racer.returncode for racer in racers] == [0, 0]
     assert [sum(column) for column in zip(*said, strict=True)] == [40, 40]
-    assert len(mails_in(mailer)) == 40
+    assert len(mails_in(mailer)) == len((tmp_path / "sends.log").read_text().splitlines()) == 40
 
 
 def test_a_process_killed_between_claim_and_send_is_taken_over_when_its_claim_has_run_out(database, mailer, tmp_path):

@@ -1,4 +1,4 @@
-"""A notebook is run by papermill in this process, and every cell is watched: which ended well, and which stopped the run.
+"""A notebook is run by papermill in this process, and every cell is watched: which ended well, which stopped the run.
 
 Levers, each measured: one process instead of two commands, the one import that costs Jupyter a second left out, the
 report's exporter warmed while the kernel boots, no history database, no waiting for the kernel to say goodbye.
@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from podcastqa.workbook.criteria import VERDICT_MIME
 
 _VERDICT_FAILED = "VerdictFailed"
 _BANNERS = ("papermill-error-cell-tag", "papermill-error-cell-link-tag")
@@ -70,7 +72,7 @@ def execute(source: Path, parameters: Mapping[str, Any], *, timeout: int, label:
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillException, PapermillExecutionError
 
-    watch = _Watch(notebook=nbformat.read(source, as_version=4))
+    watch = _Watch(notebook=nbformat.read(source, as_version=4))  # type: ignore[no-untyped-call]
     warming = threading.Thread(target=_warm, daemon=True)
     problem: Exception | None = None
     with tempfile.TemporaryFile() as kernel_log:
@@ -103,7 +105,7 @@ def _prepare_imports() -> None:
 def _warm() -> None:
     from podcastqa.workbook import report
 
-    report.exporter()
+    report.warm()
 
 
 def _bar(label: str, progress: bool) -> dict[str, Any] | bool:
@@ -171,7 +173,8 @@ def _show_problem(watch: _Watch, problem: Exception, kernel_log: Any) -> None:
         cell = next(c for c in watch.notebook.cells if c.cell_type == "code")
     name, text = type(problem).__name__, str(problem).strip() or "no reason given"
     trace = [f"{name}: {text}", *said.splitlines()]
-    cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=text, traceback=trace))
+    shown = nbformat.v4.new_output("error", ename=name, evalue=text, traceback=trace)  # type: ignore[no-untyped-call]
+    cell.outputs.append(shown)
     watch.ended.discard(watch.current)
 
 
@@ -183,11 +186,16 @@ def _stop(watch: _Watch) -> Stop | None:
             continue
         number += 1
         errors = [output for output in cell.outputs if output.output_type == "error"]
-        if errors and errors[-1].ename == _VERDICT_FAILED:
-            return None  # the closing cell: it said its verdict, and that is its way to fail
+        if errors and errors[-1].ename == _VERDICT_FAILED and _says_fail(cell):
+            return None  # the closing cell: it said its verdict, and this is its way to fail
         if cell.source.strip() and (index not in watch.ended or errors):
             return Stop(number, index, str(cell.get("id", "")), _reason(errors))
     return None
+
+
+def _says_fail(cell: Any) -> bool:
+    said = [output.data[VERDICT_MIME] for output in cell.outputs if VERDICT_MIME in output.get("data", {})]
+    return bool(said) and said[-1]["verdict"] == "FAIL"
 
 
 def _reason(errors: list[Any]) -> str:

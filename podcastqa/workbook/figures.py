@@ -78,7 +78,7 @@ def spend_against_limits(rows: Sequence[tuple[str, Usd, Usd]]) -> Figure:
     colours = [_OVER if share >= 100 else _SPENT for share in shares]
     axes.barh(range(len(rows)), [min(share, 118.0) for share in shares], height=0.42, color=colours)
     for row, words in enumerate(said):
-        axes.text(0, row - 0.34, words, color=_SOFT, fontsize=9, va="bottom")
+        axes.text(0, row - 0.34, _plain(words), color=_SOFT, fontsize=9, va="bottom")
     axes.axvline(100, color=_SOFT, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.set_xlim(0, 120)
     axes.set_xticks([0, 50, 80, 100], ["0 %", "50 %", "80 %", "the limit"])
@@ -119,7 +119,8 @@ def estimate_against_actual(rows: Sequence[tuple[str, Usd, Usd]]) -> Figure:
     )
     caption = f"A ring is the estimate, a dot what it really cost; orange where it cost more.{more}"
     above = sum(actual > estimate for _, estimate, actual in rows)
-    promised, paid = (sum((row[i] for row in rows), ZERO) for i in (1, 2))
+    promised = sum((estimate for _, estimate, _ in rows), ZERO)
+    paid = sum((actual for _, _, actual in rows), ZERO)
     alt = (
         f"Estimate and actual cost of {_counted(len(rows), 'operation')}: {promised.shown()} expected, {paid.shown()} "
         f"really spent; {above} cost more than estimated."
@@ -138,7 +139,7 @@ def spend_per_user(rows: Sequence[tuple[str, Usd]]) -> Figure:
     axes.barh(range(len(rows)), widths, height=0.55, color=colours)
     most = max([*widths, 1e-9])
     for row, (_, spent) in enumerate(rows):
-        axes.text(widths[row] + most * 0.015, row, spent.shown(), color=_INK, fontsize=9.5, va="center")
+        axes.text(widths[row] + most * 0.015, row, _plain(spent.shown()), color=_INK, fontsize=9.5, va="center")
     axes.set_xlim(0, most * 1.25)
     axes.set_xlabel(name, color=_SOFT, fontsize=9)
     total = sum((spent for _, spent in rows), ZERO)
@@ -155,8 +156,7 @@ def _axes(rows: int, labels: Sequence[str]) -> Axes:
 
     axes = Canvas(figsize=(7.6, 0.75 + 0.46 * max(rows, 1)), layout="constrained").subplots()
     axes.set_ylim(max(rows, 1) - 0.4, -0.65)
-    # A dollar sign would begin a formula, and a label may hold anything.
-    axes.set_yticks(range(rows), [label.replace("$", r"\$") for label in labels], color=_INK, fontsize=10)
+    axes.set_yticks(range(rows), [_plain(label) for label in labels], color=_INK, fontsize=10)
     axes.tick_params(length=0)
     axes.tick_params(axis="x", labelcolor=_SOFT, labelsize=9)
     for side in axes.spines.values():
@@ -166,15 +166,20 @@ def _axes(rows: int, labels: Sequence[str]) -> Axes:
     return axes
 
 
+def _plain(words: str) -> str:
+    """Text for matplotlib, in which a dollar sign is a dollar sign: two of them would make a formula."""
+    return words.replace("$", r"\$")
+
+
 def _svg(axes: Axes) -> str:
     """The drawing without what would differ from run to run, in colours that follow the reader's screen."""
     from matplotlib import rc_context
 
-    figure = axes.get_figure()
+    canvas: Any = axes.figure
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     out = StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "podcastqa", "text.parse_math": False}):
-        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "podcastqa"}):
+        canvas.savefig(out, format="svg", transparent=True, metadata=nothing)
     svg = re.sub(r"font:\s*([\d.]+px)[^;\"]*", rf"font: \1 {_FONTS}", out.getvalue()[out.getvalue().index("<svg") :])
     for drawn, (name, _, _) in _COLOURS.items():
         svg = svg.replace(drawn, f"var(--{name})")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from podcastqa.display import Table, Tabular
 from podcastqa.money import Usd
@@ -26,8 +27,10 @@ class Run:
     record: dict[str, Any]
     report: Path
     """The HTML report."""
-    link: str
-    """The same from the folder of reports, with forward slashes."""
+    href: str
+    """The way to it from the index, in URL form."""
+    changed: tuple[str, ...] = ()
+    """What differs from the run of the same step before."""
 
     @property
     def step(self) -> str:
@@ -87,7 +90,10 @@ class Listing(Tabular):
 def collect(reports: Path) -> list[Run]:
     """Every run that left a twin under `reports`, oldest first; other files are passed over."""
     found = [run for twin in reports.glob("*/*.json") if (run := _run(twin, reports))]
-    return sorted(found, key=lambda run: (run.started, run.link))
+    runs: list[Run] = []
+    for run in sorted(found, key=lambda run: (run.started, run.href)):
+        runs.append(replace(run, changed=tuple(changes(run.record, last_run(run.step, runs)))))
+    return runs
 
 
 def listing(runs: Iterable[Run]) -> Listing:
@@ -131,7 +137,7 @@ def _run(twin: Path, reports: Path) -> Run | None:
         report = twin.with_suffix(".html")
         if not isinstance(record, dict) or any(key not in record for key in _TWIN) or not report.exists():
             return None
-        run = Run(record, report, report.relative_to(reports).as_posix())
+        run = Run(record, report, quote(report.relative_to(reports).as_posix()))
         _ = (run.duration, run.cost, run.components)  # a twin that somebody changed by hand is not one
     except (OSError, ValueError, TypeError, ArithmeticError):
         return None

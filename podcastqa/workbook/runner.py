@@ -2,7 +2,7 @@
 
 papermill takes an unknown parameter for a remark and `sys.exit(0)` for success, and leaves no banner when a kernel
 dies or a cell takes too long. Here parameters are checked before the kernel starts, and whatever stops a notebook
-becomes a FAIL with the stopped cell in sight. Secrets are taken out of the executed notebook before anything is written.
+becomes a FAIL with the stopped cell in sight. Secrets leave the executed notebook before anything is written.
 """
 
 from __future__ import annotations
@@ -78,7 +78,6 @@ def record_of(done: Execution, step: Step, parameters: Mapping[str, Any], starte
     stop = done.stopped
     if said is not None and stop is None:
         return said | {"stopped_at": None}
-    assert stop is not None or said is None  # noqa: S101 - one of the two explains a run without a verdict
     where = stop.sentence if stop else "The notebook ended without a closing verdict."
     known = said or _assembled(done.notebook, step, parameters, started, where)
     notices = [*known["notices"], where]
@@ -190,11 +189,13 @@ def _written(
     notebook: Mapping[str, Any], record: dict[str, Any], step: Step, settings: Settings, started: datetime
 ) -> RunResult:
     """Redact everything, then write the page, its twin and the index; no name is ever used twice."""
+    import nbformat
+
     from podcastqa.redaction import Redactor
     from podcastqa.workbook import history, report
 
     redactor = Redactor(settings.secrets)
-    clean = redactor.tree(notebook)
+    clean = nbformat.from_dict(redactor.tree(notebook))  # type: ignore[no-untyped-call]
     earlier = history.last_run(step.id, history.collect(settings.reports))
     stem = (step.notebook or step.id).removesuffix(".ipynb")
     folder = settings.reports / f"{started:%Y-%m-%d}"

@@ -27,10 +27,14 @@ from podcastqa.display import Table
 from podcastqa.errors import PodcastQAError
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend.entries import EntryKind
+from podcastqa.spend.status import BudgetStatus
+from podcastqa.spend.views import CostSummary, Variances
 from podcastqa.treasury import LOCAL
+from podcastqa.users import SYSTEM_ID
 from podcastqa.wiring import Parts, parts
 from podcastqa.workbook import drills, isolation
 from podcastqa.workbook.criteria import Finding
+from podcastqa.workbook.figures import Figure, estimate_against_actual, spend_against_limits, spend_per_user
 from podcastqa.workbook.session import Session, open_session
 from podcastqa.workbook.suite import NOT_IN_USE, run_suite
 from podcastqa.workbook.work import work_table, work_together
@@ -248,8 +252,23 @@ class Step1:
         name, slowest = max(self._calls, key=lambda call: call[1])
         return Answer(slowest < _CALL_SECONDS, f"{len(self._calls)} calls, the slowest {slowest:.3f} s ({name})")
 
+    def plot_users(self, spend: CostSummary) -> Figure:
+        """Who spent what."""
+        return spend_per_user(
+            [*((part.name, part.cost) for part in spend.parts), ("unattributed", spend.unattributed_cost)]
+        )
+
+    def plot_limits(self, status: BudgetStatus) -> Figure:
+        """How full the whole system's windows are, and each user's day."""
+        lines = [line for line in status.lines if line.user_id == SYSTEM_ID or line.window.kind is WindowKind.DAY]
+        return spend_against_limits([(f"{line.name}, {line.window}", line.spent.total, line.limit) for line in lines])
+
+    def plot_variance(self, variances: Variances) -> Figure:
+        """What operations were expected to cost, and what they did."""
+        return estimate_against_actual([(f"{v.service} {v.operation}", v.estimate, v.actual) for v in variances.rows])
+
     def close(self) -> None:
-        """Show the plots and the verdict, and remember the run; raises VerdictFailed if a criterion failed."""
+        """Show the verdict, and remember the run; raises VerdictFailed if a criterion failed."""
         self._run.close()
         parts = self.parts
         self.session.finish(
