@@ -131,7 +131,7 @@ def _verdict_lines(result: RunResult) -> list[str]:
             lines += ["", f"{criterion['outcome']}  {criterion['id']} {criterion['name']}"]
             lines += [f"  {key}: {criterion[key]}" for key in ("measured", "asked") if criterion[key]]
             lines += [f"  next: {criterion['next_step']}"] if criterion["next_step"] else []
-    return [*lines, "", f"This run cost ${record['cost_usd']}. Its report:", str(result.report)]
+    return [*lines, "", f"This run cost ${record['cost_usd']}. Its report:", str(result.report.resolve())]
 
 
 def _status(given: Given, settings: Settings) -> int:
@@ -208,8 +208,8 @@ def _report_open(_: Given, settings: Settings) -> int:
     runs = collect(settings.reports)
     if not runs:
         raise ReportError("There is no report yet.", next_step="Make one: podcastqa validate step1")
-    newest = max(runs, key=lambda run: run.started).report
-    if not webbrowser.open(newest.resolve().as_uri()):
+    newest = runs[-1].report.resolve()
+    if not webbrowser.open(newest.as_uri()):
         _say("No browser was found here; open the file below in one.")
     print(newest)
     return 0

@@ -146,3 +146,7 @@ class GateClosed(PodcastQAError):
 
 class ReportError(PodcastQAError):
     """There is no such report."""
+
+
+class VerdictFailed(PodcastQAError):
+    """The step did not pass."""

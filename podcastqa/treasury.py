@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from podcastqa.alerts.alert import Alert, Mailer, due
 from podcastqa.alerts.outbox import Delivery, Outbox
 from podcastqa.bills.bill import Bill, BillingSource
 from podcastqa.bills.reconcile import Reconciliation, reconcile
-from podcastqa.clock import Clock, Window, WindowKind, day_number, window
-from podcastqa.errors import Misuse, OverLimit, Refused, UnknownPrice
+from podcastqa.clock import Clock, WindowKind, day_number, window
+from podcastqa.errors import Misuse, OverLimit, UnknownPrice
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend import views
 from podcastqa.spend.budget import Budget, new_hold_id
@@ -250,8 +250,6 @@ class Treasury:
             scope = SYSTEM_ID if refusal.scope == "system" else what.user_id
             self._raise([self._alert(scope, WindowKind(refusal.window), "refused", refusal.message)])
             raise
-        except Refused:
-            raise
 
     def _raise_due(self, user_id: int) -> None:
         self._raise(self._due_alerts(user_id))
@@ -261,19 +259,22 @@ class Treasury:
             self.outbox.deliver(self.mailer, self._recipient)
 
     def _due_alerts(self, user_id: int) -> list[Alert]:
-        spent, limits = self.budget.standing(user_id), self.budget.limits(user_id)
+        now, limits = self.clock.now(), self.budget.limits(user_id)
+        spent = self.budget.standing(user_id, now)
         return [
-            self._alert(scope, kind, str(percent))
+            self._alert(scope, kind, str(percent), now=now)
             for (scope, kind), limit in limits.items()
             for percent in due(spent.get((scope, kind), NOTHING).real, limit, self.thresholds)
         ]
 
-    def _alert(self, scope: int, kind: WindowKind, threshold: str, detail: str = "") -> Alert:
+    def _alert(
+        self, scope: int, kind: WindowKind, threshold: str, detail: str = "", now: datetime | None = None
+    ) -> Alert:
+        now = now or self.clock.now()
         name = SYSTEM_NAME if scope == SYSTEM_ID else self.users.names()[scope]
-        spent = self.budget.standing(scope).get((scope, kind), NOTHING).real
+        spent = self.budget.standing(scope, now).get((scope, kind), NOTHING).real
         limit = self.budget.limits(scope).get((scope, kind), ZERO)
-        span: Window = window(kind, self.clock.now())
-        return Alert(name, scope, kind, span.start, threshold, spent, limit, detail)
+        return Alert(name, scope, kind, window(kind, now).start, threshold, spent, limit, detail)
 
     def _recipient(self, user_id: int) -> str:
         own = next((one.email for one in self.users.list().users if one.id == user_id), "")

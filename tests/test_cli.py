@@ -163,10 +163,43 @@ def test_every_listing_works_on_empty_books_for_people_and_for_programs(shell: S
     assert people.stdout.startswith(found["title"])
 
 
-def test_the_last_line_of_a_report_is_opened_and_its_path_printed(shell: Shell) -> None:
+def test_without_a_report_there_is_none_to_open(shell: Shell) -> None:
     none = shell("report", "open")
     assert none.returncode == 1
     assert "podcastqa validate step1" in none.stderr
+
+
+def test_a_later_step_says_which_step_comes_first_and_how_to_get_it(shell: Shell) -> None:
+    done = shell("validate", "step2")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "Real billing connection" in done.stderr
+    assert "podcastqa validate step1" in done.stderr
+
+
+def test_a_misspelt_parameter_is_refused_before_anything_runs(shell: Shell) -> None:
+    done = shell("validate", "step1", "-p", "usres", "5")
+    assert done.returncode == 2
+    assert "did you mean users?" in done.stderr
+    assert not (shell.folder / "reports").exists()
+
+
+@pytest.mark.notebooks
+def test_a_run_ends_in_its_reports_path_which_can_be_listed_and_opened(shell: Shell) -> None:
+    done = shell("validate")
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert lines[0] == "step1: PASS (10 of 10 criteria passed)"
+    assert done.returncode == 0
+    report = Path(lines[-1])
+    twin = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
+    assert f"This run cost ${twin['cost_usd']}. Its report:" in lines
+    listed = json.loads(shell("report", "list", "--json").stdout)["rows"]
+    assert [(row["verdict"], row["step"], row["report"]) for row in listed] == [("PASS", "step1", str(report))]
+    browser = shell.folder / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" >{shell.folder}/opened\n')
+    browser.chmod(0o755)
+    assert shell("report", "open", BROWSER=f"{browser} %s").stdout == f"{report}\n"
+    assert (shell.folder / "opened").read_text() == f"{report.as_uri()}\n"
 
 
 def test_a_broken_config_env_is_refused_with_its_line_and_without_its_secret(shell: Shell) -> None:

@@ -297,21 +297,21 @@ def test_under_pytest_no_file_leads_to_real_books(load: Load, checkout: Path) ->
     assert load(PYTEST_VERSION="9", PODCASTQA_HOME="mine").reports == checkout / "mine" / "reports"
 
 
-def test_a_tree_of_test_processes_shares_one_temporary_home_that_is_removed(checkout: Path) -> None:
+def test_a_tree_of_test_processes_shares_one_temporary_home_that_is_removed() -> None:
     say = "from podcastqa.settings import Settings; print(Settings.load().home, flush=True)"
     program = f"{say}\nimport subprocess, sys; subprocess.run([sys.executable, '-c', {say!r}], check=True)"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PODCASTQA_")}
     ran = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=checkout,
-        env={**environ, "PYTEST_VERSION": "9"},
+        cwd=REPOSITORY,
+        env={**environ, "PYTEST_VERSION": "9", "PODCASTQA_CONFIG": os.devnull},
         capture_output=True,
         text=True,
         check=True,
     )
     first, second = map(Path, ran.stdout.splitlines())
     assert first == second
-    assert not first.is_relative_to(checkout)
+    assert not first.is_relative_to(REPOSITORY)
     assert not first.exists()
 
 

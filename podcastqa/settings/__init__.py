@@ -19,7 +19,7 @@ from podcastqa.money import Usd
 from podcastqa.settings.reading import CONFIG, in_environment, in_file, resolved
 from podcastqa.settings.table import TABLE, a_path, example
 
-__all__ = ["Settings", "example"]
+__all__ = ["Settings", "child_environment", "example"]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -98,6 +98,11 @@ class Settings:
             for f in fields(self)
         )
         return f"Settings({', '.join(shown)})"
+
+
+def child_environment(without: tuple[str, ...] = (), **extra: str) -> dict[str, str]:
+    """The environment for a program that we start, less the names that begin so: here, for only settings read it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(without)} | extra
 
 
 def _place(values: dict[str, Any], base: Path, *, rehearsal: bool, contract_check: bool) -> None:

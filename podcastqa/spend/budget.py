@@ -168,9 +168,9 @@ class Budget:
         with self._ledger.writing() as books:
             books.correct(books.get(hold_id), delta, self._clock.now(), reason)
 
-    def standing(self, user_id: int) -> Standing:
-        """What the system and the user have spent in the windows of now."""
-        return self._ledger.reading().standing(user_id, self._clock.now())
+    def standing(self, user_id: int, now: datetime | None = None) -> Standing:
+        """What the system and the user have spent in the windows of `now`."""
+        return self._ledger.reading().standing(user_id, now or self._clock.now())
 
     def limits(self, user_id: int) -> EffectiveLimits:
         """The limits in force for the system and the user: the latest that somebody set, else the settings'."""

@@ -16,7 +16,7 @@ from typing import Any
 from podcastqa.workbook.criteria import CRITERION_MIME, FIGURE_MIME, VERDICT_MIME
 
 TEMPLATES = Path(__file__).parent / "template"
-#: How a closing cell says that criteria failed: it ran to its end, so it is not where the notebook stopped.
+#: How a closing cell says that criteria failed: the report says so on top, so a sentence is enough below.
 _VERDICT_ERROR = "VerdictFailed"
 _TAGS = frozenset(
     """a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6
@@ -27,33 +27,22 @@ _PLAIN_ATTRIBUTES = frozenset({"alt", "aria-label", "colspan", "rowspan", "scope
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """Where a notebook stopped: the index of the cell in the notebook, its name and anchor, and why."""
-
-    index: int
-    label: str
-    anchor: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
 class Cells:
     """What a report takes from a notebook."""
 
     html: str
     figures: tuple[Mapping[str, Any], ...]
     anchors: Mapping[str, str]
-    stop: Stop | None
 
 
-def read_cells(notebook: Any) -> Cells:
+def read_cells(notebook: Any, stopped_index: int | None = None) -> Cells:
     """Lay out the notebook's cells; its figures and its verdict are taken out, for they stand elsewhere on the page.
 
-    `notebook` is an executed NotebookNode, already redacted; it is not changed.
+    `notebook` is an executed NotebookNode, already redacted; it is not changed. The cell of `stopped_index` (all cells
+    count, from 0) is marked as where it stopped. Code cells are named by their number among code cells, from 1.
     """
     working = copy.deepcopy(notebook)
     working.metadata["language_info"] = {"name": "python", "pygments_lexer": "python"}
-    stop = stopped_at(working)
     figures: list[Mapping[str, Any]] = []
     anchors: dict[str, str] = {}
     for number, index, cell in _code_cells(working):
@@ -68,32 +57,12 @@ def read_cells(notebook: Any) -> Cells:
                 "anchor": f"cell-{number}",
                 "label": f"cell {number}",
                 "took": _took(cell),
-                "stopped": stop is not None and stop.index == index,
+                "stopped": index == stopped_index,
                 "see": see,
             }
         }
     html = _exporter().from_notebook_node(working)[0] if working.cells else ""
-    return Cells(html, tuple(figures), anchors, stop)
-
-
-def stopped_at(notebook: Any) -> Stop | None:
-    """The code cell that did not run to its end, or None; code cells are counted from 1."""
-    for number, index, cell in _code_cells(notebook):
-        why = _why(cell)
-        if why is not None:
-            return Stop(index, f"cell {number}", f"cell-{number}", why)
-    return None
-
-
-def _why(cell: Any) -> str | None:
-    for output in cell.get("outputs", []):
-        if output.get("output_type") == "error" and output.get("ename") != _VERDICT_ERROR:
-            return f"{output.get('ename', 'Error')}: {output.get('evalue', '')}".rstrip(": ")
-    # A dead kernel and a timeout leave no error in the cell; papermill's own note of it is all there is.
-    about = cell.get("metadata", {}).get("papermill", {})
-    if about.get("status") == "running" or (about.get("exception") and not any(_bundles(cell, VERDICT_MIME))):
-        return "It did not come to its end."
-    return None
+    return Cells(html, tuple(figures), anchors)
 
 
 def warm() -> None:

@@ -7,7 +7,6 @@ report's exporter warmed while the kernel boots, no history database, no waiting
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from podcastqa.settings import child_environment
 from podcastqa.workbook.criteria import VERDICT_MIME
 
 _VERDICT_FAILED = "VerdictFailed"
@@ -145,7 +145,7 @@ def _execute_with_papermill(
                 on_cell_execute=watch.on_cell_execute,
                 on_cell_executed=watch.on_cell_executed,
             )
-            env = {**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+            env = child_environment(PYDEVD_DISABLE_FILE_VALIDATION="1")
             client.execute(env=env, stdout=kernel_log, stderr=subprocess.STDOUT)
 
     papermill_engines.register("podcastqa", Watched)

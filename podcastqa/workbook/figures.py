@@ -102,14 +102,14 @@ def estimate_against_actual(rows: Sequence[tuple[str, Usd, Usd]]) -> Figure:
     axes.scatter(
         estimates,
         range(len(drawn)),
-        s=52,
+        s=95,  # a ring around the dot where both are equal
         facecolors="none",
         edgecolors=_INK,
         linewidths=1.4,
         zorder=3,
         label="estimate",
     )
-    axes.scatter(actuals, range(len(drawn)), s=52, color=over, zorder=3, label="actual")
+    axes.scatter(actuals, range(len(drawn)), s=42, color=over, zorder=3, label="actual")
     axes.set_xlim(0, max([*estimates, *actuals, 1e-9]) * 1.08)
     axes.set_xlabel(name, color=_SOFT, fontsize=9)
     more = (

@@ -11,44 +11,31 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from podcastqa.display import show
 from podcastqa.money import Usd
 from podcastqa.workbook.cells import TEMPLATES, read_cells, warm
 from podcastqa.workbook.criteria import Outcome, Verdict
+from podcastqa.workbook.history import Run
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["ShownRun", "index_html", "render", "warm"]
+__all__ = ["index_html", "render", "warm"]
 
 _TONES = {"PASS": "#17693a", "FAIL": "#ad1f19", "INCOMPLETE": "#b07a10"}
 _UNMEASURED = "cost not measured"
+_STOPPED = "The notebook stopped at"  # said in the verdict's own frame, with a link
 _TREND = 40
-
-
-class ShownRun(Protocol):
-    """What the index of runs asks of a run."""
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """The run's JSON twin."""
-
-    @property
-    def href(self) -> str:
-        """The way from the index to the report, in URL form."""
-
-    @property
-    def changed(self) -> Sequence[str]:
-        """What differs from the run of the same step before."""
 
 
 def render(notebook: Any, record: Mapping[str, Any], changed: Sequence[str] = ()) -> str:
     """The report of one run; `notebook` is the executed NotebookNode, `changed` what differs from the run before."""
     from markupsafe import Markup
 
-    cells = read_cells(notebook)
+    stopped = record.get("stopped_at")
+    cells = read_cells(notebook, stopped["index"] if stopped else None)
     criteria = [dict(row) | {"anchor": cells.anchors.get(row["id"])} for row in record["criteria"]]
     return _page(
         "report.html.j2",
@@ -59,9 +46,13 @@ def render(notebook: Any, record: Mapping[str, Any], changed: Sequence[str] = ()
         when=_when(record["started"]),
         said=_said(criteria),
         facts=_facts(record),
-        stopped=cells.stop,
+        stopped=stopped,
+        notices=[text for text in record.get("notices", []) if not (stopped and text.startswith(_STOPPED))],
         criteria=criteria,
-        open_criteria=[row for row in criteria if row["outcome"] != "PASS"],
+        # Of a notebook that stopped, all that comes after is not run: one line says so better than ten.
+        open_criteria=[
+            row for row in criteria if row["outcome"] == "FAIL" or (row["outcome"] != "PASS" and not stopped)
+        ],
         changed=changed,
         figures=[_figure(figure) for figure in cells.figures],
         provenance=_grid(record.get("provenance", [])),
@@ -71,9 +62,9 @@ def render(notebook: Any, record: Mapping[str, Any], changed: Sequence[str] = ()
     )
 
 
-def index_html(runs: Iterable[ShownRun]) -> str:
+def index_html(runs: Iterable[Run]) -> str:
     """The page of all runs: what changed last, each step with its trend, then every run, the newest first."""
-    newest_first = sorted(runs, key=lambda run: str(run.record["started"]), reverse=True)
+    newest_first = sorted(runs, key=lambda run: run.started, reverse=True)
     rows = [_row(run) for run in newest_first]
     steps = []
     for step in sorted({row["step"] for row in rows}):
@@ -149,7 +140,7 @@ def _groups(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
     ]
 
 
-def _row(run: ShownRun) -> dict[str, Any]:
+def _row(run: Run) -> dict[str, Any]:
     record = run.record
     criteria = record["criteria"]
     return {
@@ -195,7 +186,7 @@ def _duration(record: Mapping[str, Any]) -> str:
 
 def _when(text: str) -> str:
     instant = _instant(text)
-    return f"{instant.day} {instant:%B %Y, %H:%M} UTC"
+    return f"{instant.day} {instant:%b %Y, %H:%M} UTC"
 
 
 def _instant(text: str) -> datetime:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from podcastqa.clock import SystemClock
 from podcastqa.errors import Misuse, ParameterError, ReportError
 from podcastqa.workbook.criteria import CRITERION_MIME, OPENING_MIME, VERDICT_MIME, Verdict, checked
-from podcastqa.workbook.steps import Step, step_before, step_named
+from podcastqa.workbook.steps import STEPS, Step, step_before, step_named
 
 if TYPE_CHECKING:
     from podcastqa.settings import Settings
@@ -148,8 +148,9 @@ def _remember_stop(record: Mapping[str, Any], settings: Settings) -> None:
 
 def _notebook_of(step: Step, settings: Settings) -> Path:
     if step.notebook is None:
+        ready = ", ".join(other.id for other in STEPS.values() if other.notebook)
         raise Misuse(
-            f"{step.id} ({step.title}) is not part of this version yet.", next_step="Run: podcastqa validate step1"
+            f"{step.id} ({step.title}) is not part of this version yet.", next_step=f"Steps in this version: {ready}."
         )
     notebook = (settings.root or Path()) / "notebooks" / step.notebook
     if not notebook.exists():

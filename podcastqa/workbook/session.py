@@ -14,7 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
 from podcastqa.display import Table
-from podcastqa.errors import Misuse, PodcastQAError
+from podcastqa.errors import Misuse, VerdictFailed
 from podcastqa.money import Usd
 from podcastqa.workbook import gates
 from podcastqa.workbook.criteria import OPENING_MIME, VERDICT_MIME, Finding, Outcome, Verdict, checked, judge
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from podcastqa.database import Database
     from podcastqa.redaction import Redactor
     from podcastqa.settings import Settings
-
-
-class VerdictFailed(PodcastQAError):
-    """The step did not pass."""
 
 
 class Parts(Protocol):

@@ -95,6 +95,7 @@ class Step1:
         self.session, self.parts = session, parts
         self.tracker = CostTracker(parts.treasury)
         self._calls: list[tuple[str, float]] = []
+        parts.treasury.deliver_alerts()  # what a crash kept from being mailed is due now
         parts.meter.run_id = session.run_id
         self._run = ExitStack()
         self._run.enter_context(parts.treasury.spending(None, LOCAL, "validate-step1", RUN_ESTIMATE, background=True))

@@ -83,10 +83,10 @@ STEPS: dict[str, Step] = {
     step.id: step
     for step in (
         _STEP1,
-        Step("step2", 2, "Podcast catalogue", "Whose podcasts are these, what are they, and where?"),
-        Step("step3", 3, "Transcripts", "What was said, and when?"),
-        Step("step4", 4, "Search", "Which passages speak of it?"),
-        Step("step5", 5, "Question answering", "What do the podcasts answer, and where is it said?"),
+        Step("step2", 2, "Spotify", "Whose podcasts are these, and what was listened to?"),
+        Step("step3", 3, "Audio discovery", "Where is the whole episode, and can it be downloaded?"),
+        Step("step4", 4, "Transcription", "What was said, and when?"),
+        Step("step5", 5, "Questions and answers", "What do the podcasts answer, and where is it said?"),
     )
 }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
+
+from podcastqa.settings import child_environment
 
 _WHICH = "step1 and not (notebooks or bench or aws)"
 #: A test of a component that is not in use says so in its skip; any other skip leaves the suite incomplete.
@@ -47,8 +48,8 @@ def run_suite(root: Path, timeout_seconds: int) -> SuiteResult:
 
 def _environment(folder: Path) -> dict[str, str]:
     # Nothing of this run's own settings: the tests make their own homes.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PODCASTQA_", "PYTEST_", "AWS_"))}
-    return kept | {"PODCASTQA_HOME": str(folder / "home"), "PODCASTQA_REPORTS": str(folder / "reports")}
+    own = {"PODCASTQA_HOME": str(folder / "home"), "PODCASTQA_REPORTS": str(folder / "reports")}
+    return child_environment(without=("PODCASTQA_", "PYTEST_", "AWS_"), **own)
 
 
 def _read(report: Path, output: str) -> SuiteResult:

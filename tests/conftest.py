@@ -1,0 +1,180 @@
+"""What the tests of the guard share: a clock that can be set, parts in a folder of their own, and real processes.
+
+A database is made by its migrations once a session and copied from then on: the same bytes, without the wait.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from podcastqa.clock import SystemClock
+from podcastqa.database import open_database
+from podcastqa.money import Usd
+from podcastqa.settings import Settings
+from podcastqa.spend.entries import Operation
+from podcastqa.wiring import Parts, build
+
+#: A Wednesday in a leap year: the day, the week and the month each begin on another day.
+A_WEDNESDAY = datetime(2024, 2, 28, 12, 0, tzinfo=UTC)
+ROOMY = {
+    f"{whose}{window}_BUDGET_LIMIT": "999999"
+    for whose in ("", "USER_")
+    for window in ("DAILY", "WEEKLY", "MONTHLY")
+}
+
+
+class SetClock:
+    """Stands still until it is set."""
+
+    def __init__(self, instant: datetime = A_WEDNESDAY) -> None:
+        self.instant = instant
+
+    def now(self) -> datetime:
+        return self.instant
+
+    def forward(self, **much: float) -> None:
+        self.instant += timedelta(**much)
+
+
+def settings_in(home: Path, **environ: str) -> Settings:
+    """Settings from these variables and nothing else: neither config.env nor the environment of whoever tests."""
+    return Settings.load(environ={"PODCASTQA_HOME": str(home), "PODCASTQA_CONFIG": os.devnull, **environ})
+
+
+def operation(user_id: int, source: str = "s", name: str = "o") -> Operation:
+    return Operation(user_id, "service", name, source)
+
+
+def pico(amount: str) -> int:
+    """An amount in dollars as pico-dollars, to see the arithmetic."""
+    return Usd(amount).pico
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database, made by its migrations."""
+    path = tmp_path_factory.mktemp("migrated") / "podcastqa.sqlite"
+    open_database(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture
+def clock() -> SetClock:
+    return SetClock()
+
+
+@pytest.fixture
+def home(tmp_path: Path, migrated: Path) -> Path:
+    """A folder with a fresh database in it."""
+    folder = tmp_path / "home"
+    folder.mkdir(mode=0o700)
+    shutil.copy(migrated, folder / "podcastqa.sqlite")
+    return folder
+
+
+@pytest.fixture
+def parts(home: Path, clock: SetClock) -> Iterator[Parts]:
+    """Everything, put together by the one place that does so; limits as nobody set them: 5, 25 and 100 dollars."""
+    made = build(settings_in(home), clock=clock)
+    yield made
+    made.database.close()
+
+
+_PRELUDE = """
+import os, sys, signal
+from pathlib import Path
+from datetime import datetime, timedelta, UTC
+from podcastqa.clock import SystemClock, WindowKind
+from podcastqa.errors import *
+from podcastqa.money import Usd
+from podcastqa.settings import Settings
+from podcastqa.spend.entries import Operation
+from podcastqa.wiring import build
+
+home = Path(sys.argv[1])
+def opened():
+    return build(Settings.load(), clock=SystemClock())
+def ready():
+    "Wait, with every other process of the race, for the start."
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+class Process:
+    """A real Python process that imports podcastqa and runs the lines it is given."""
+
+    def __init__(self, home: Path, lines: str, *arguments: str, **environ: str) -> None:
+        variables = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTHONWARN"))}
+        variables |= {"PODCASTQA_HOME": str(home), "PODCASTQA_CONFIG": os.devnull, **environ}
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", _PRELUDE + lines, str(home), *arguments],
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def said(self) -> str:
+        """The next line it prints; waits for it."""
+        assert self.popen.stdout
+        line = self.popen.stdout.readline()
+        assert line, self.ended()
+        return line.strip()
+
+    def go(self) -> None:
+        """Let it past `ready()`."""
+        assert self.popen.stdin
+        self.popen.stdin.write("go\n")
+        self.popen.stdin.flush()
+
+    def ended(self) -> tuple[int, str, str]:
+        """Its exit status, and all that it printed from here on."""
+        out, err = self.popen.communicate(timeout=60)
+        return self.popen.returncode, out, err
+
+    def kill(self) -> None:
+        """kill -9, as the kernel does it when memory runs out."""
+        self.popen.kill()
+        self.popen.communicate(timeout=60)
+
+
+@pytest.fixture
+def process(home: Path) -> Iterator[Callable[..., Process]]:
+    """Starts processes on the test's own home; none outlives the test."""
+    started: list[Process] = []
+
+    def start(lines: str, *arguments: str, **environ: str) -> Process:
+        started.append(Process(home, lines, *arguments, **environ))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.popen.poll() is None:
+            one.kill()
+
+
+def race(processes: list[Process]) -> list[str]:
+    """Let all of them past `ready()` at once; what each printed afterwards."""
+    for one in processes:
+        assert one.said() == "ready"
+    for one in processes:
+        one.go()
+    found = []
+    for one in processes:
+        status, out, err = one.ended()
+        assert status == 0, err
+        found.append(out)
+    return found
+
+
+__all__ = ["A_WEDNESDAY", "ROOMY", "Process", "SetClock", "SystemClock", "operation", "pico", "race", "settings_in"]
