@@ -24,6 +24,11 @@ from podcastqa.workbook.history import Run
 
 HOSTILE = '</script><script>alert(1)</script><img src="http://evil.example/x.png" onerror="alert(2)">'
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+#: Chromium asks its maker for the time, its sign-in state and updates, whatever page is open: these hosts and no other.
+ERRANDS = re.compile(
+    r"\w+ (?:https?://)?(?:(?:accounts|clients\d|android\.clients)\.google\.com"
+    r"|(?:update|optimizationguide-pa|safebrowsing)\.googleapis\.com)[:/]"
+)
 SPENT = [("the day", Usd("0.000412"), Usd("5")), ("the month", Usd("104.5"), Usd("100"))]
 
 
@@ -290,4 +295,4 @@ def test_a_real_browser_opens_the_page_and_asks_the_network_for_nothing(tmp_path
         listener.asked.clear()
         dom = opened(page, tmp_path / "two", listener.port)
     assert "criteria passed" in dom
-    assert listener.asked == []
+    assert {line for line in listener.asked if not ERRANDS.match(line)} == set()
