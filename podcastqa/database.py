@@ -11,48 +11,24 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Connection,
-    Delete,
-    Dialect,
-    Engine,
-    Insert,
-    MetaData,
-    Select,
-    Table,
-    TypeDecorator,
-    Update,
-    create_engine,
-    event,
-    select,
-)
-from sqlalchemy.sql import visitors
-from sqlalchemy.sql.util import ClauseAdapter
+from sqlalchemy import URL, BigInteger, Connection, Dialect, Engine, MetaData, TypeDecorator, create_engine, event
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from podcastqa.clock import from_microseconds, microseconds
-from podcastqa.errors import CrossUserRefused, LedgerUnavailable, ScopeMissing
+from podcastqa.errors import LedgerUnavailable
 from podcastqa.money import Usd
+from podcastqa.scope import SYSTEM, Scope, confine_to, no_raw_sql, said
+
+__all__ = ["SYSTEM", "Database", "FileLock", "Instant", "Money", "Scope", "head", "metadata", "open_database"]
 
 metadata = MetaData()
 MIGRATIONS = Path(__file__).with_name("migrations")
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Whose rows a statement may touch: one user's, or (`user_id` None) the whole system's."""
-
-    user_id: int | None
-
-
-SYSTEM = Scope(None)
 
 
 class Money(TypeDecorator[Usd]):
@@ -85,6 +61,17 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else from_microseconds(value)
 
 
+class _OpenFile:
+    """A file that is open as long as somebody (a thread, mostly) remembers it."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
 class FileLock:
     """A queue for writers, in and between processes: the kernel wakes one waiter at a time and frees it if one dies.
 
@@ -95,27 +82,52 @@ class FileLock:
         self._path = path
         self._mine = threading.local()
 
-    def _descriptor(self) -> int:
+    def __enter__(self) -> None:
         # A forked child shares its parent's open file, and with it the parent's lock: it must open its own.
         if getattr(self._mine, "pid", None) != os.getpid():
-            self._mine.fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._mine.pid = os.getpid()
-        return int(self._mine.fd)
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._descriptor(), fcntl.LOCK_EX)
+            self._mine.file, self._mine.pid, self._mine.held = _OpenFile(self._path), os.getpid(), False
+        if self._mine.held:
+            raise RuntimeError(f"this thread already holds {self._path.name}: one write inside another would never end")
+        fcntl.flock(self._mine.file.number, fcntl.LOCK_EX)
+        self._mine.held = True
 
     def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._descriptor(), fcntl.LOCK_UN)
+        self._mine.held = False
+        fcntl.flock(self._mine.file.number, fcntl.LOCK_UN)
+
+
+class _Reachable:
+    """Turns what a database says when it cannot be used into a refusal; a broken constraint is none of that."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
+        unusable = isinstance(problem, sqlite3.DatabaseError | DatabaseError | OSError)
+        if unusable and not isinstance(problem, sqlite3.IntegrityError | IntegrityError):
+            raise LedgerUnavailable(
+                f"The ledger at {self._path} cannot be used ({getattr(problem, 'orig', problem)}), so nothing may be "
+                "spent.",
+                next_step="Check that the folder exists, is writable and has room.",
+            ) from problem
 
 
 class Database:
-    """The one door to the tables; `read` and `write` ask for a scope, `hot` is the guard's short cut."""
+    """The one door to the tables; `read` and `write` ask for a scope, `hot` is the guard's short cut.
+
+    Each raises LedgerUnavailable if the database cannot be reached, and keeps nothing that was changed if its block
+    raises.
+    """
 
     def __init__(self, engine: Engine, path: Path) -> None:
-        self.path = path
-        self._engine = engine
-        self._lock = FileLock(path.with_name(path.name + ".lock"))
+        self.path, self._name = path, str(path)
+        self._engine, self._place = engine, _place(self._name)
+        self._lock, self._moving = FileLock(path.with_name(path.name + ".lock")), threading.Lock()
         self._mine = threading.local()
 
     @property
@@ -126,60 +138,86 @@ class Database:
     @contextmanager
     def read(self, scope: Scope) -> Iterator[Connection]:
         """A connection whose statements see one consistent state, confined to the scope."""
-        with self._engine.connect().execution_options(scope=_said(scope)) as connection, connection.begin():
+        with self._transaction(scope=said(scope)) as connection:
             yield connection
 
     @contextmanager
     def write(self, scope: Scope) -> Iterator[Connection]:
         """The same for one write transaction: committed at the end, rolled back on an error."""
-        scope = _said(scope)
-        with self._lock, self._engine.connect() as plain:
-            connection = plain.execution_options(scope=scope, writes=True)
-            with connection.begin():
-                yield connection
+        scope = said(scope)
+        with _Reachable(self.path), self._lock, self._transaction(scope=scope, writes=True) as connection:
+            yield connection
 
     @contextmanager
     def hot(self) -> Iterator[sqlite3.Connection]:
-        """The guard's write transaction on the engine's own driver connection (system scope).
+        """The guard's write transaction on a driver connection of this thread (system scope)."""
+        with _Reachable(self.path), self._lock:
+            driver = self._driver()
+            driver.execute("BEGIN IMMEDIATE")
+            try:
+                yield driver
+                driver.execute("COMMIT")
+            finally:
+                if driver.in_transaction:
+                    driver.execute("ROLLBACK")
 
-        Nothing that was changed stays if the block raises. Raises LedgerUnavailable if the database cannot be reached.
-        """
-        try:
-            with self._lock:
-                driver = self._driver()
-                driver.execute("BEGIN IMMEDIATE")
-                try:
-                    yield driver
-                    driver.execute("COMMIT")
-                finally:
-                    if driver.in_transaction:
-                        driver.execute("ROLLBACK")
-        except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as problem:
-            if isinstance(problem, sqlite3.IntegrityError):
-                raise
-            raise LedgerUnavailable(
-                f"The ledger at {self.path} cannot be written ({problem}), so nothing may be spent.",
-                next_step="Check that the folder exists, is writable and has room.",
-            ) from problem
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """A driver connection of this thread whose reads see one consistent state (system scope)."""
+        with _Reachable(self.path):
+            driver = self._driver()
+            driver.execute("BEGIN")
+            try:
+                yield driver
+            finally:
+                driver.execute("ROLLBACK")
 
     def driver(self) -> sqlite3.Connection:
         """The driver connection of this thread, for reads in the system scope."""
-        return self._driver()
+        with _Reachable(self.path):
+            return self._driver()
+
+    @contextmanager
+    def _transaction(self, **options: object) -> Iterator[Connection]:
+        with _Reachable(self.path):
+            self._here()
+            with self._engine.connect().execution_options(**options) as connection, connection.begin():
+                yield connection
 
     def _driver(self) -> sqlite3.Connection:
-        if getattr(self._mine, "pid", None) != os.getpid():
+        place = self._here()
+        if getattr(self._mine, "place", None) != place:
+            self._forget_driver()
             pooled = self._engine.raw_connection()
-            self._mine.driver, self._mine.pid = pooled.driver_connection, os.getpid()
+            self._mine.driver, self._mine.place = pooled.driver_connection, place
             pooled.detach()  # one connection a thread, for good: it must not use up the pool
         driver: sqlite3.Connection = self._mine.driver
         return driver
 
+    def _here(self) -> tuple[int, ...]:
+        """Let no connection outlive its process (a fork) or its file (deleted, replaced): it would write to nobody."""
+        place = _place(self._name)
+        if place != self._place:
+            with self._moving:
+                if place != self._place:
+                    self._engine.dispose()
+                    self._place = place
+        return place
+
+    def _forget_driver(self) -> None:
+        if getattr(self._mine, "place", None) is not None:
+            self._mine.driver.close()
+            self._mine.place = None
+
     def close(self) -> None:
         """Close every connection of this thread and of the pool."""
-        if getattr(self._mine, "pid", None) == os.getpid():
-            self._mine.driver.close()
-            del self._mine.pid
+        self._forget_driver()
         self._engine.dispose()
+
+
+def _place(name: str) -> tuple[int, ...]:
+    file = os.stat(name)
+    return os.getpid(), file.st_dev, file.st_ino
 
 
 def open_database(url: str) -> Database:
@@ -188,15 +226,22 @@ def open_database(url: str) -> Database:
     Raises LedgerUnavailable, with the reason, where it cannot be opened.
     """
     path = Path(url.removeprefix("sqlite:///"))
-    engine = create_engine(url)
+    engine = create_engine(URL.create("sqlite", database=str(path)))  # not the URL: a path may hold any character
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
-    event.listen(engine, "before_execute", _confine, retval=True)
-    event.listen(engine, "before_cursor_execute", _no_raw_sql)
+    event.listen(engine, "before_execute", confine_to(metadata), retval=True)
+    event.listen(engine, "before_cursor_execute", no_raw_sql)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        database = Database(engine, path)
-        if _revision(path) != head():
+        if not path.exists():
+            path.touch(mode=0o600)  # another process may be first: that is no fault
+        database, revision = Database(engine, path), _revision(path)
+        if revision is not None and revision > head():
+            raise LedgerUnavailable(
+                f"The database {path} was made by a newer version of this program (revision {revision}).",
+                next_step="Use that version, or another PODCASTQA_HOME.",
+            )
+        if revision != head():
             _migrate(database)
     except (OSError, sqlite3.Error) as problem:
         raise LedgerUnavailable(
@@ -213,8 +258,6 @@ def head() -> str:
 
 def _revision(path: Path) -> str | None:
     """The schema's revision, read without loading Alembic: the usual start must not pay for it."""
-    if not path.exists():
-        return None
     connection = sqlite3.connect(path)
     try:
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
@@ -245,70 +288,13 @@ def _revision_in(connection: Connection) -> str | None:
 
 def _on_connect(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves: the driver's own is deferred and comes too late
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+    for pragma in (
+        *("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"),
+        "recursive_triggers=ON",  # without it REPLACE deletes rows behind the back of the triggers that forbid it
+    ):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _on_begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get("writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _said(scope: Scope) -> Scope:
-    if not isinstance(scope, Scope):
-        raise ScopeMissing(next_step="Say whose data: Scope(user_id), or SYSTEM for the operator.")
-    return scope
-
-
-def _confine(
-    connection: Connection,
-    statement: Any,
-    many: list[Mapping[str, Any]],
-    single: Mapping[str, Any],
-    _options: Mapping[str, Any],
-) -> tuple[Any, Any, Any]:
-    """Before each statement: refuse it without a scope, narrow it to the user's rows inside one."""
-    owned = {table for table in visitors.iterate(statement) if isinstance(table, Table) and "owner" in table.info}
-    target = getattr(statement, "table", None) if isinstance(statement, Insert | Update | Delete) else None
-    if isinstance(target, Table) and "owner" in target.info:
-        owned.add(target)
-    scope = connection.get_execution_options().get("scope")
-    if scope is None and owned:
-        raise ScopeMissing()
-    if scope is None or scope.user_id is None:
-        return statement, many, single
-    if isinstance(statement, Insert):
-        _only_own_rows(statement, target, [*many, single], scope)
-    elif isinstance(statement, Update | Delete):
-        statement = statement.where(owner_column(target) == scope.user_id)
-    elif isinstance(statement, Select):
-        for table in owned:
-            own = select(table).where(owner_column(table) == scope.user_id).subquery(table.name)
-            statement = ClauseAdapter(own).traverse(statement)
-    else:
-        raise ScopeMissing("Only statements built from tables can be confined to a user.")
-    return statement, many, single
-
-
-def _no_raw_sql(
-    connection: Connection, _cursor: object, statement: str, _values: object, context: Any, _many: bool
-) -> None:
-    """A string of SQL cannot be confined, so it runs in the system scope only."""
-    raw = context is None or context.compiled is None
-    if raw and connection.get_execution_options().get("scope") != SYSTEM and not statement.startswith("BEGIN"):
-        raise ScopeMissing("Raw SQL cannot be confined to a user; build the statement from tables.")
-
-
-def owner_column(table: Table | None) -> Any:
-    """The column that says whose a row is; a table without one has no business in a user's scope."""
-    if table is None or "owner" not in table.info:
-        raise CrossUserRefused("A user's scope cannot change what belongs to the whole system.")
-    return table.c[table.info["owner"]]
-
-
-def _only_own_rows(statement: Insert, target: Any, rows: list[Mapping[str, Any]], scope: Scope) -> None:
-    name = owner_column(target).name
-    said = [row[name] for row in rows if name in row]
-    said += [value for key, value in statement.compile().params.items() if key == name and value is not None]
-    if not said or any(value != scope.user_id for value in said):
-        raise CrossUserRefused("A row can be written only for the user whose scope this is.")

@@ -56,7 +56,9 @@ class Spending:
 
     def void(self, reason: str) -> None:
         """Give the money back: only when nothing can have been charged; say why."""
-        self._treasury.budget.void(self.hold.hold_id, reason)
+        if self.metered:
+            raise Misuse("The local meter says what this operation cost.", next_step="Leave void() out.")
+        self._treasury.budget.void(self.hold.hold_id, self._treasury.redact(reason))
         self.voided = True
 
 
@@ -133,6 +135,8 @@ class Treasury:
     def call(self, service: str, operation: str, estimate: Usd, user: str | None = None) -> Hold:
         """Admit and book at the estimate in one transaction; raises Refused, and then the caller must not run."""
         what = self._operation(self._payer(user), service, operation, own_estimate=True)
+        if what.source == SOURCE:  # its row would be missing in the bill for good
+            raise Misuse("The local meter says what work on this machine costs.", next_step="Run it under spending().")
         with self._mailing_refusals(what):
             hold = self.budget.book(what, estimate)
         self._raise_due(what.user_id)
@@ -201,7 +205,7 @@ class Treasury:
 
     def deliver_alerts(self) -> Delivery:
         """Mail what is due: alerts that a crash kept from being raised are derived again from the ledger first."""
-        for user_id in self.users.names():
+        for user_id in (SYSTEM_ID, *self._names(None)):  # a deleted user's mails are forgotten, and not sent anew
             self.outbox.raise_all(self._due_alerts(user_id))
         return self.outbox.deliver(self.mailer, self._recipient)
 

@@ -125,7 +125,7 @@ class Users:
         return {key: name if name is not None else f"deleted user {key}" for key, name in rows if key != SYSTEM_ID}
 
     def delete(self, name: str) -> User:
-        """Forget the user: name, address, mails about them, limits of their own; their spend stays, without a name."""
+        """Forget the user: name, address, mails about them; spend and limits stay, under a number without a name."""
         user = self.get(name)
         with self._database.write(SYSTEM) as connection:
             for table in metadata.sorted_tables:

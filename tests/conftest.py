@@ -25,9 +25,7 @@ from podcastqa.wiring import Parts, build
 #: A Wednesday in a leap year: the day, the week and the month each begin on another day.
 A_WEDNESDAY = datetime(2024, 2, 28, 12, 0, tzinfo=UTC)
 ROOMY = {
-    f"{whose}{window}_BUDGET_LIMIT": "999999"
-    for whose in ("", "USER_")
-    for window in ("DAILY", "WEEKLY", "MONTHLY")
+    f"{whose}{window}_BUDGET_LIMIT": "999999" for whose in ("", "USER_") for window in ("DAILY", "WEEKLY", "MONTHLY")
 }
 
 

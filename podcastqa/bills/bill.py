@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from typing import Protocol
 
 from podcastqa.clock import day_number
@@ -129,8 +128,8 @@ class Bill(Tabular):
 
 
 def exact_usd(text: str) -> Usd:
-    """An amount as a bill spells it ('1E-7', '0.00000080000'), exactly; raises BadEstimate or ValueError."""
-    return Usd(Decimal(text.strip()))
+    """An amount as a bill spells it ('1E-7', '0.00000080000'), exactly; raises BadEstimate."""
+    return Usd(text.strip())
 
 
 def focus_time(text: str) -> datetime:

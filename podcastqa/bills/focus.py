@@ -1,16 +1,19 @@
 """A FOCUS export is read as it was written: every column as text, every amount as an exact decimal.
 
-The local meter's file and a cloud's export come through here alike. DuckDB parses the file (CSV, gzip or Parquet);
+The local meter's file and a cloud's export come through here alike (CSV, gzip or Parquet). CSV is read by Python's own
+reader, which guesses nothing about the file and takes a torn last line for what it is.
 FOCUS 1.0 to 1.2 columns: https://focus.finops.org/focus-specification/
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from decimal import InvalidOperation
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +24,30 @@ from podcastqa.spend.meter import RUN_TAG, USER_TAG
 
 _NEEDED = ("BilledCost", "BillingCurrency", "ChargeCategory", "ChargePeriodStart", "ServiceName")
 _TAKEN = (*_NEEDED, "ResourceId", "Tags", "ChargePeriodEnd")
+#: Where a row stands in its file, and its cells as they are written there.
+_Row = tuple[str, dict[str, str]]
 
 
 def read_focus(path: Path, *, source: str, component: str, clock: Clock, user_tag: str = USER_TAG) -> Bill:
     """The bill in a FOCUS file; raises BillError where the file is none.
 
-    A file that does not exist yet is an empty bill: nothing was spent.
+    A file that does not exist yet, or has nothing in it yet, is an empty bill: nothing was spent.
     """
     now = clock.now()
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return Bill(source, (), (), Provenance(component, path.name, "", now, now))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     lines: list[BillLine] = []
     bad: list[BadRow] = []
     complete = datetime(1970, 1, 1, tzinfo=UTC)
-    for number, row in enumerate(_rows(path), start=2):  # line 1 is the header
+    for place, row in _rows(path):
         try:
-            lines.append(_line(row, user_tag))
-            complete = max(complete, focus_time(row["ChargePeriodEnd"] or row["ChargePeriodStart"]))
-        except (ValueError, InvalidOperation, BadEstimate, KeyError) as problem:
-            bad.append(BadRow(f"{path.name} line {number}", str(problem) or type(problem).__name__))
+            line, ends = _line(row, user_tag), focus_time(row["ChargePeriodEnd"] or row["ChargePeriodStart"])
+        except (ValueError, BadEstimate) as problem:
+            bad.append(BadRow(f"{path.name} {place}", str(problem)))
+        else:
+            lines.append(line)
+            complete = max(complete, ends)
     return Bill(source, tuple(lines), tuple(bad), Provenance(component, path.name, digest, now, complete))
 
 
@@ -60,42 +67,55 @@ def _line(row: dict[str, str], user_tag: str) -> BillLine:
 
 
 def _tags(text: str) -> dict[str, str]:
-    found = json.loads(text) if text else {}
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError as problem:
+        raise ValueError(f"Tags is not JSON ({problem})") from problem
     if not isinstance(found, dict):
         raise ValueError("Tags is not a JSON object")
     return {str(key): str(value) for key, value in found.items()}
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
+def _rows(path: Path) -> Iterator[_Row]:
+    return _parquet_rows(path) if path.suffix == ".parquet" else _csv_rows(path)
+
+
+def _csv_rows(path: Path) -> Iterator[_Row]:
+    opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    try:
+        # utf-8-sig: some exports begin with a byte order mark; a letter cut in half must not hide the lines before it.
+        with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+            reader = csv.DictReader(file)
+            _checked(path, reader.fieldnames or ())
+            for row in reader:
+                yield f"line {reader.line_num}", {name: _clean(row.get(name)) for name in _TAKEN}
+    except (csv.Error, EOFError, OSError) as problem:
+        raise BillError(f"{path.name} is not a FOCUS file: {problem}.") from problem
+
+
+def _parquet_rows(path: Path) -> Iterator[_Row]:
     import duckdb
 
-    reader = "read_parquet(?)" if path.suffix == ".parquet" else _CSV
     with duckdb.connect(":memory:") as connection:
         try:
-            found = connection.execute(f"SELECT * FROM {reader}", [str(path)])  # noqa: S608 – two constants
+            found = connection.execute("SELECT * FROM read_parquet(?)", [str(path)])
         except duckdb.Error as problem:
-            raise BillError(f"{path.name} is not a FOCUS file: {_first_line(problem)}") from problem
+            raise BillError(f"{path.name} is not a FOCUS file: {str(problem).splitlines()[0]}") from problem
         names = [column[0] for column in found.description or ()]
-        missing = [name for name in _NEEDED if name not in names]
-        if missing:
-            raise BillError(f"{path.name} is not a FOCUS file: it has no column {', '.join(missing)}.")
-        at = {name: names.index(name) for name in _TAKEN if name in names}
-        while chunk := found.fetchmany(10_000):
-            for values in chunk:
-                yield {name: _clean(values[at[name]]) if name in at else "" for name in _TAKEN}
+        _checked(path, names)
+        chunks = iter(lambda: found.fetchmany(10_000), [])
+        for number, values in enumerate(chain.from_iterable(chunks), start=1):
+            row = dict(zip(names, values, strict=True))
+            yield f"row {number}", {name: _clean(row.get(name)) for name in _TAKEN}
 
 
-# Every cell as text; a row that is cut short (a process died while writing) is kept, and told as a bad row.
-_CSV = (
-    "read_csv(?, header = true, all_varchar = true, delim = ',', quote = '\"', escape = '\"',"
-    " null_padding = true, strict_mode = false)"
-)
+def _checked(path: Path, names: Any) -> None:
+    missing = [name for name in _NEEDED if name not in names]
+    if missing:
+        raise BillError(f"{path.name} is not a FOCUS file: it has no column {', '.join(missing)}.")
 
 
-def _clean(value: Any) -> str:
-    text = "" if value is None else str(value)
-    return "" if text == "NULL" else text
-
-
-def _first_line(problem: Exception) -> str:
-    return str(problem).strip().splitlines()[0]
+def _clean(value: object) -> str:
+    if isinstance(value, dict):  # Parquet keeps tags as a map
+        return json.dumps(value)
+    return "" if value in (None, "NULL") else str(value)

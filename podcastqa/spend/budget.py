@@ -23,9 +23,10 @@ from podcastqa.errors import (
     LimitMissing,
     Misuse,
     OverLimit,
+    UnknownUser,
 )
 from podcastqa.money import ZERO, Usd
-from podcastqa.spend.entries import EntryKind, Hold, Operation, checked_estimate
+from podcastqa.spend.entries import EntryKind, Hold, Operation, checked_amount, checked_estimate, checked_hold_id
 from podcastqa.spend.ledger import KINDS, Books, Ledger, Standing
 from podcastqa.users import SYSTEM_ID
 
@@ -94,17 +95,23 @@ class Budget:
         Raises OverLimit (with scope and window), EmergencyStopped, LimitMissing, BadEstimate, LedgerUnavailable,
         HoldIdReused. A refused reserve writes nothing.
         """
-        estimate = checked_estimate(estimate)
+        estimate, hold_id = checked_estimate(estimate), checked_hold_id(hold_id)
         with self._ledger.writing() as books:
             return self._admit(books, operation, estimate, hold_id)
 
     def book(self, operation: Operation, estimate: Usd, hold_id: str | None = None) -> Hold:
-        """Admit and book at the estimate in one transaction: for calls whose cost is known before."""
-        estimate = checked_estimate(estimate)
+        """Admit and book at the estimate in one transaction: for calls whose cost is known before.
+
+        Raises what `reserve` raises, and HoldResolved where the id's hold was voided or ran out of time.
+        """
+        estimate, hold_id = checked_estimate(estimate), checked_hold_id(hold_id)
         with self._ledger.writing() as books:
             hold = self._admit(books, operation, estimate, hold_id)
-            if books.end(hold.hold_id) is None:
+            end = books.end(hold.hold_id)
+            if end is None:
                 books.close(EntryKind.SETTLE, hold, estimate, hold.reserved_at)
+            elif end[0] is not EntryKind.SETTLE:
+                raise HoldResolved(f"The hold {hold_id} has already ended: {end[0]}.", next_step="Book under a new id.")
         return hold
 
     def start(self, hold_id: str) -> None:
@@ -130,20 +137,22 @@ class Budget:
         """Book what the operation really cost, in full; returns the overrun past the estimate (0 if none).
 
         Settling twice with the same amount is settling once; another amount raises HoldResolved. A settle that
-        comes after the hold expired or was voided is booked as a correction: money that left is never forgotten.
+        comes after the hold expired or was voided is booked as a correction, once: money that left is never forgotten.
         """
         actual, now = checked_estimate(actual), self._clock.now()
         with self._ledger.writing() as books:
             hold, end = books.get(hold_id), books.end(hold_id)
             if end is None:
                 books.close(EntryKind.SETTLE, hold, actual, now, reason)
-            elif end[0] is EntryKind.SETTLE and end[1] != actual:
+                return max(actual - hold.estimate, ZERO)
+            settled = end[1] if end[0] is EntryKind.SETTLE else books.settled_late(hold_id)
+            if settled is None:
+                books.settle_late(hold, actual, now, reason)
+            elif settled != actual:
                 raise HoldResolved(
-                    f"The hold {hold_id} is already settled at {end[1].shown()}, not {actual.shown()}.",
+                    f"The hold {hold_id} is already settled at {settled.shown()}, not {actual.shown()}.",
                     next_step="Mend it with a correction and a reason.",
                 )
-            elif end[0] is not EntryKind.SETTLE:
-                books.correct(hold, actual, now, reason or f"settled after the hold had ended ({end[0]})")
         return max(actual - hold.estimate, ZERO)
 
     def void(self, hold_id: str, reason: str = "") -> None:
@@ -163,20 +172,23 @@ class Budget:
 
     def correct(self, hold_id: str, delta: Usd, reason: str) -> None:
         """Mend what a settled hold booked by a difference, with a reason."""
-        if not reason:
+        if not reason.strip():
             raise Misuse("A correction needs a reason.")
+        delta = checked_amount(delta)
         with self._ledger.writing() as books:
             books.correct(books.get(hold_id), delta, self._clock.now(), reason)
 
     def standing(self, user_id: int, now: datetime | None = None) -> Standing:
         """What the system and the user have spent in the windows of `now`."""
-        return self._ledger.reading().standing(user_id, now or self._clock.now())
+        return self._ledger.standing(user_id, now or self._clock.now())
 
     def limits(self, user_id: int) -> EffectiveLimits:
         """The limits in force for the system and the user: the latest that somebody set, else the settings'."""
+        with self._database.snapshot() as driver:
+            found = self._limits(driver, user_id)
         return {
             (scope, kind): Usd.from_pico(pico)
-            for scope, picos in self._limits(self._database.driver(), user_id).items()
+            for scope, picos in found.items()
             for kind, pico in zip(KINDS, picos, strict=True)
             if pico is not None
         }
@@ -209,7 +221,8 @@ class Budget:
 
     def stopped(self) -> Stop | None:
         """The stop in force, or None."""
-        return _stop(self._database.driver())
+        with self._database.snapshot() as driver:
+            return _stop(driver)
 
     def _say_stop(self, stopped: bool, by: str, reason: str) -> int:
         row = (int(stopped), microseconds(self._clock.now()), _said(by, "who"), _said(reason, "why"))
@@ -218,7 +231,7 @@ class Budget:
             return int(done.lastrowid or 0)
 
     def _limits(self, driver: sqlite3.Connection, user_id: int) -> dict[int, list[int | None]]:
-        found = {SYSTEM_ID: list(self._system_limits), user_id: list(self._user_limits)}
+        found = {user_id: list(self._user_limits), SYSTEM_ID: list(self._system_limits)}  # in this order: it may be 0
         for scope, kind, pico in driver.execute(_LATEST, (user_id,)):
             found[scope][_PLACE[kind]] = pico
         return found
@@ -242,7 +255,10 @@ class Budget:
         for expired_id, *_ in expired:
             books.close(EntryKind.EXPIRE, books.get(expired_id), ZERO, now)
         hold = Hold(hold_id or new_hold_id(), operation, estimate, now, now + self._hold_for)
-        books.open(hold)
+        try:
+            books.open(hold)
+        except sqlite3.IntegrityError as problem:
+            raise UnknownUser(f"There is no user with the number {user_id}.") from problem
         return hold
 
     def _over_limit(

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from podcastqa.errors import BadEstimate, Misuse
-from podcastqa.money import Usd
+from podcastqa.money import MOST_PICO, Usd
 
 
 class EntryKind(StrEnum):
@@ -39,6 +39,8 @@ class Operation:
     price: str = ""
 
     def __post_init__(self) -> None:
+        if self.user_id < 1:  # 0 is the whole system: it has limits, and spends nothing by itself
+            raise Misuse("An operation needs a user who pays.")
         for name in ("service", "operation", "source"):
             if not 0 < len(getattr(self, name)) <= 200:
                 raise Misuse(f"An operation needs a {name} of 1 to 200 characters.")
@@ -71,8 +73,22 @@ class Entry:
 
 def checked_estimate(estimate: Usd) -> Usd:
     """The estimate, if it may be reserved: an exact amount that is not negative."""
-    if not isinstance(estimate, Usd):
-        raise BadEstimate(f"An estimate is an amount of Usd, not {type(estimate).__name__}.")
-    if estimate.pico < 0:
+    if checked_amount(estimate).pico < 0:
         raise BadEstimate(f"An estimate cannot be negative: {estimate.shown()}.")
     return estimate
+
+
+def checked_amount(amount: Usd) -> Usd:
+    """The amount, if one entry can hold it."""
+    if not isinstance(amount, Usd):
+        raise BadEstimate(f"An estimate is an amount of Usd, not {type(amount).__name__}.")
+    if abs(amount.pico) > MOST_PICO:
+        raise BadEstimate(f"{amount.shown()} is more than one entry can hold ($4,000,000).")
+    return amount
+
+
+def checked_hold_id(hold_id: str | None) -> str | None:
+    """The id, if it can be one; None or nothing asks for a new one."""
+    if hold_id and not (isinstance(hold_id, str) and len(hold_id) <= 200):
+        raise Misuse("The id of a hold is a text of 1 to 200 characters.")
+    return hold_id or None

@@ -49,6 +49,8 @@ class Spent:
         return self.real + self.held
 
 
+#: How the reason of a settle begins that came after its hold had ended.
+_LATE = "settled after the hold had ended"
 NOTHING = Spent(Usd.from_pico(0), Usd.from_pico(0))
 #: (user id, 0 for the whole system; window) → what it has spent.
 Standing = dict[tuple[int, WindowKind], Spent]
@@ -105,6 +107,14 @@ class Books:
         ).fetchone()
         return (EntryKind(row[0]), Usd.from_pico(row[1])) if row else None
 
+    def settled_late(self, hold_id: str) -> Usd | None:
+        """What was said to have been spent after the hold expired or was voided; None if nothing (rare: no index)."""
+        row = self.driver.execute(
+            "SELECT amount_pico FROM entries WHERE hold_id = ? AND kind = 'correct' AND substr(reason, 1, ?) = ?",
+            (hold_id, len(_LATE), _LATE),
+        ).fetchone()
+        return Usd.from_pico(row[0]) if row else None
+
     def is_started(self, hold_id: str) -> bool:
         """Whether the operation of this open hold has started."""
         row = self.driver.execute("SELECT started FROM open_holds WHERE hold_id = ?", (hold_id,)).fetchone()
@@ -157,6 +167,10 @@ class Books:
         self.driver.execute("DELETE FROM open_holds WHERE hold_id = ?", (hold.hold_id,))
         self._book(hold.operation, day, amount.pico, -hold.estimate.pico)
 
+    def settle_late(self, hold: Hold, actual: Usd, at: datetime, reason: str) -> None:
+        """Book what a hold cost that had expired or was voided."""
+        self.correct(hold, actual, at, f"{_LATE}: {reason}" if reason else _LATE)
+
     def correct(self, hold: Hold, delta: Usd, at: datetime, reason: str) -> None:
         """Book a difference in the hold's own windows."""
         day = self._append(EntryKind.CORRECT, hold, delta, at, reason)
@@ -191,9 +205,10 @@ class Ledger:
         with self._database.hot() as driver:
             yield Books(driver)
 
-    def reading(self) -> Books:
-        """The same for reads."""
-        return Books(self._database.driver())
+    def standing(self, user_id: int, now: datetime) -> Standing:
+        """What the system and the user have in the windows of `now`, read from one consistent state."""
+        with self._database.snapshot() as driver:
+            return Books(driver).standing(user_id, now)
 
     def entries(self, *, after_id: int = 0) -> Iterator[Entry]:
         """Every row after that id, in order."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import csv
+import errno
 import io
 import json
 import os
@@ -34,6 +35,7 @@ SOURCE = "local-meter"
 USER_TAG = "podcastqa:user"
 RUN_TAG = "podcastqa:run"
 _NANOSECONDS_PER_HOUR = 3_600 * 10**9
+_LONGEST_ROW = 65_536
 
 COLUMNS = (
     *("BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency"),
@@ -96,6 +98,8 @@ class Meter:
         """Stop, write the operation's row to disk and say what it cost."""
         with self._guard:
             self._here()
+            if operation_id not in self._active:
+                raise Misuse(f"The meter does not run for {operation_id}.")
             self._mark()
             use = self._active.pop(operation_id)
             if self._background == operation_id:
@@ -205,10 +209,17 @@ def _focus_time(instant: datetime) -> str:
 
 
 def _append(path: Path, header: str, rows: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        first = os.fstat(descriptor).st_size == 0
-        os.write(descriptor, ((header if first else "") + rows).encode())
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "r+b", buffering=0) as file:
+        size = os.fstat(descriptor).st_size
+        file.seek(max(size - _LONGEST_ROW, 0))
+        text = (_closing(file.read()) if size else header) + rows
+        if file.write(text.encode()) != len(text.encode()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(descriptor)  # a bill must outlive a power cut as well as the ledger does
-    finally:
-        os.close(descriptor)
+
+
+def _closing(end: bytes) -> str:
+    """What ends a row that was cut short, by a crash or a full disk, so that it spoils no other row."""
+    torn = end.rpartition(b"\n")[2]
+    return ('"' if torn.count(b'"') % 2 else "") + "\n" if torn else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS entries (id BIGINT, hold_id VARCHAR, kind VARCHAR, us
  price VARCHAR, reason VARCHAR);
 CREATE TABLE IF NOT EXISTS bill_days (source VARCHAR, day INTEGER, user_id BIGINT, gross_pico BIGINT,
  net_pico BIGINT, read_us BIGINT);
-CREATE TABLE IF NOT EXISTS watermark (last_id BIGINT, last_hold VARCHAR, synced_us BIGINT);
+CREATE TABLE IF NOT EXISTS read_to (last_id BIGINT, last_row VARCHAR, synced_us BIGINT);
 CREATE OR REPLACE VIEW entries_usd AS SELECT *,
  amount_pico::DECIMAL(19,0) * 0.000000000001::DECIMAL(12,12) AS amount_usd FROM entries;
 """
@@ -75,7 +75,7 @@ class Mirror:
             connection, on_disk = self._connect()
             try:
                 last_id, new_rows = self._catch_up(connection)
-                row = connection.execute("SELECT synced_us FROM watermark").fetchone()
+                row = connection.execute("SELECT synced_us FROM read_to").fetchone()
                 yield connection, Watermark(last_id, row[0], new_rows, on_disk)
             finally:
                 connection.close()
@@ -84,48 +84,49 @@ class Mirror:
         import duckdb
 
         patience = time.monotonic() + _PATIENCE_SECONDS
-        while True:
+        while time.monotonic() < patience:
             try:
                 connection = duckdb.connect(str(self.path))
                 connection.execute(_SCHEMA)
-            except duckdb.IOException as problem:
-                if "lock" not in str(problem).lower():
+            except duckdb.Error as problem:
+                if not _is_held(problem):
                     self._remove()  # torn, or none of ours: it held nothing that is not in the ledger
-                elif time.monotonic() > patience:
-                    connection = duckdb.connect(":memory:")
-                    connection.execute(_SCHEMA)
-                    return connection, False
-                else:
-                    time.sleep(0.02)
-            except duckdb.Error:
-                self._remove()
+                time.sleep(0.02)
             else:
                 return connection, True
+        connection = duckdb.connect(":memory:")
+        connection.execute(_SCHEMA)
+        return connection, False
 
     def _remove(self) -> None:
         for file in (self.path, self.path.with_name(self.path.name + ".wal")):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # what cannot be removed is not used: the answer then comes from memory
+                file.unlink(missing_ok=True)
 
     def _catch_up(self, connection: Any) -> tuple[int, int]:
-        driver = self._database.driver()
-        last_id, last_hold = connection.execute("SELECT last_id, last_hold FROM watermark").fetchone() or (0, "")
-        known = driver.execute("SELECT hold_id FROM entries WHERE id = ?", (last_id,)).fetchone()
-        connection.execute("BEGIN")
-        if last_id and (known is None or known[0] != last_hold):
-            connection.execute("DELETE FROM entries")  # another ledger stands in its place
-            last_id = 0
-        new_rows = 0
-        cursor = driver.execute(f"SELECT {_COLUMNS} FROM entries WHERE id > ? ORDER BY id", (last_id,))
-        while rows := cursor.fetchmany(_CHUNK_ROWS):
-            _insert(connection, "entries", rows)
-            new_rows, last_id, last_hold = new_rows + len(rows), rows[-1][0], rows[-1][1]
-        connection.execute("DELETE FROM bill_days")
-        _insert(connection, "bill_days", driver.execute("SELECT * FROM bill_days").fetchall())
-        connection.execute("DELETE FROM watermark")
-        now = microseconds(self._clock.now())
-        connection.execute("INSERT INTO watermark VALUES (?, ?, ?)", [last_id, last_hold, now])
+        last_id, last_row = connection.execute("SELECT last_id, last_row FROM read_to").fetchone() or (0, "")
+        new_rows, now = 0, microseconds(self._clock.now())
+        with self._database.snapshot() as driver:
+            known = driver.execute(f"SELECT {_COLUMNS} FROM entries WHERE id = ?", (last_id,)).fetchone()
+            connection.execute("BEGIN")
+            if known is None or repr(known) != last_row:
+                connection.execute("DELETE FROM entries")  # nothing read yet, or another ledger stands in its place
+                last_id, last_row = 0, ""
+            cursor = driver.execute(f"SELECT {_COLUMNS} FROM entries WHERE id > ? ORDER BY id", (last_id,))
+            while rows := cursor.fetchmany(_CHUNK_ROWS):
+                _insert(connection, "entries", rows)
+                new_rows, last_id, last_row = new_rows + len(rows), rows[-1][0], repr(rows[-1])
+            connection.execute("DELETE FROM bill_days")
+            _insert(connection, "bill_days", driver.execute("SELECT * FROM bill_days").fetchall())
+        connection.execute("DELETE FROM read_to")
+        connection.execute("INSERT INTO read_to VALUES (?, ?, ?)", [last_id, last_row, now])
         connection.execute("COMMIT")
         return last_id, new_rows
+
+
+def _is_held(problem: Exception) -> bool:
+    """Whether another program has the file open; the path, which may hold any word, is not looked at."""
+    return "Could not set lock" in str(problem)
 
 
 def _insert(connection: Any, table: str, rows: list[tuple[Any, ...]]) -> None:

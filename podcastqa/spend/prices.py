@@ -49,7 +49,7 @@ class PriceList(Tabular):
         return cls(tuple(sorted(prices, key=lambda price: price.valid_from)))
 
     def find(self, service: str, operation: str, on: date) -> Price:
-        """The price of that operation on that day; raises UnknownPrice."""
+        """The price of that operation on that day, its own before a general one; raises UnknownPrice."""
         fits = [p for p in self.prices if p.service == service and p.operation in ("*", operation)]
         valid = [p for p in fits if p.valid_from <= on]
         if not valid:
@@ -57,7 +57,7 @@ class PriceList(Tabular):
                 f"There is no price for {service} {operation} on {on}, so it may not run.",
                 next_step="Add a block to the price list, or give an estimate of your own.",
             )
-        return valid[-1]
+        return ([p for p in valid if p.operation == operation] or valid)[-1]
 
     def named(self, price_id: str, on: date) -> Price:
         """The price of that id on that day; raises UnknownPrice."""

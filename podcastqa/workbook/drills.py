@@ -238,13 +238,25 @@ def by_its_own_name(name: str, refusal: str) -> bool:
     return name in refusal if name.startswith("ck_") else bool(refusal)
 
 
-def schema_differences(database: Database) -> list[str]:
-    """Where the migrated schema and the tables that the program declares differ; none when migrations are complete."""
+def schema_differences(parts: Parts, run_id: str) -> list[str]:
+    """Where the schema in use differs from the declared tables, or from what the migrations make of an empty file.
+
+    The second look sees what the first cannot: a trigger that was dropped, a check that was loosened.
+    """
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    with database.read(SYSTEM) as connection:
-        return [str(difference) for difference in compare_metadata(MigrationContext.configure(connection), metadata)]
+    with parts.database.read(SYSTEM) as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), metadata)
+    used, made = _schema(parts.database), _schema(drill_parts(parts, f"{run_id}-constraints").database)
+    unlike = sorted(name for name in {*used, *made} if used.get(name) != made.get(name))
+    return [*map(str, differences), *(f"{name} is not as the migrations make it" for name in unlike)]
+
+
+def _schema(database: Database) -> dict[str, str]:
+    """Every table, index and trigger with the SQL that made it."""
+    rows = database.driver().execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {f"{kind} {name}": sql for kind, name, sql in rows}
 
 
 def named_constraints() -> set[str]:
