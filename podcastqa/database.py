@@ -7,7 +7,6 @@ operator's scope: budgets, reports and migrations need the whole.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
@@ -22,10 +21,11 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from podcastqa.clock import from_microseconds, microseconds
 from podcastqa.errors import LedgerUnavailable
+from podcastqa.file_lock import FileLock
 from podcastqa.money import Usd
 from podcastqa.scope import SYSTEM, Scope, confine_to, no_raw_sql, said
 
-__all__ = ["SYSTEM", "Database", "FileLock", "Instant", "Money", "Scope", "head", "metadata", "open_database"]
+__all__ = ["SYSTEM", "Database", "Instant", "Money", "Scope", "head", "metadata", "open_database"]
 
 metadata = MetaData()
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -59,41 +59,6 @@ class Instant(TypeDecorator[datetime]):
     def process_result_value(self, value: int | None, _dialect: Dialect) -> datetime | None:
         """From the database."""
         return None if value is None else from_microseconds(value)
-
-
-class _OpenFile:
-    """A file that is open as long as somebody (a thread, mostly) remembers it."""
-
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
-
-
-class FileLock:
-    """A queue for writers, in and between processes: the kernel wakes one waiter at a time and frees it if one dies.
-
-    SQLite's own busy handler sleeps and polls, so one writer can starve the others for seconds.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._mine = threading.local()
-
-    def __enter__(self) -> None:
-        # A forked child shares its parent's open file, and with it the parent's lock: it must open its own.
-        if getattr(self._mine, "pid", None) != os.getpid():
-            self._mine.file, self._mine.pid, self._mine.held = _OpenFile(self._path), os.getpid(), False
-        if self._mine.held:
-            raise RuntimeError(f"this thread already holds {self._path.name}: one write inside another would never end")
-        fcntl.flock(self._mine.file.number, fcntl.LOCK_EX)
-        self._mine.held = True
-
-    def __exit__(self, *_: object) -> None:
-        self._mine.held = False
-        fcntl.flock(self._mine.file.number, fcntl.LOCK_UN)
 
 
 class _Reachable:

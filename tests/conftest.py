@@ -14,13 +14,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 
-from podcastqa.clock import SystemClock
-from podcastqa.database import open_database
+from podcastqa.alerts.outbox import outbox
+from podcastqa.database import SYSTEM, Database, metadata, open_database
 from podcastqa.money import Usd
 from podcastqa.settings import Settings
 from podcastqa.spend.entries import Operation
+from podcastqa.spend.tables import entries
 from podcastqa.wiring import Parts, build
+from podcastqa.workbook import gates
+
+#: A table is declared by the room it belongs to; with these rooms imported, every one is.
+ROOMS = (gates.validations, outbox, entries)
 
 #: A Wednesday in a leap year: the day, the week and the month each begin on another day.
 A_WEDNESDAY = datetime(2024, 2, 28, 12, 0, tzinfo=UTC)
@@ -49,6 +56,12 @@ def settings_in(home: Path, **environ: str) -> Settings:
 
 def operation(user_id: int, source: str = "s", name: str = "o") -> Operation:
     return Operation(user_id, "service", name, source)
+
+
+def schema_differences(database: Database) -> list[object]:
+    """Where the migrated schema and the tables that the program declares differ."""
+    with database.read(SYSTEM) as connection:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
 
 def pico(amount: str) -> int:
@@ -173,6 +186,3 @@ def race(processes: list[Process]) -> list[str]:
         assert status == 0, err
         found.append(out)
     return found
-
-
-__all__ = ["A_WEDNESDAY", "ROOMY", "Process", "SetClock", "SystemClock", "operation", "pico", "race", "settings_in"]

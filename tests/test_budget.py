@@ -49,7 +49,7 @@ DAY, WEEK, MONTH = WindowKind
 HOLD_FOR = timedelta(minutes=15)
 SYSTEM_LIMITS = {DAY: Usd("0.000000000100"), WEEK: Usd("0.000000000150"), MONTH: Usd("0.000000000200")}
 USER_LIMITS = {DAY: Usd("0.000000000060"), WEEK: Usd("0.000000000080"), MONTH: Usd("0.000000000120")}
-QUICK = settings(max_examples=60, deadline=None, derandomize=False, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=40, deadline=None, derandomize=False, suppress_health_check=list(HealthCheck))
 
 
 # ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────

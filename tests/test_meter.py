@@ -1,4 +1,4 @@
-"""The meter's rows are the bill of this machine: they tile the process's CPU clock, and none of it is lost or doubled."""
+"""The meter's rows are the bill of this machine: they tile its CPU clock, and none of it is lost or doubled."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_stretches_of_the_clock_sum_to_exactly_what_the_whole_costs(stretches: l
     for stretch in stretches:
         readings.append(readings[-1] + stretch)
     costs = [cumulative_pico(reading, PRICE.value) for reading in readings]
-    assert sum(after - before for before, after in zip(costs, costs[1:], strict=False)) == costs[-1]
+    assert sum(after - before for before, after in pairwise(costs)) == costs[-1]
     assert costs == sorted(costs)
 
 
@@ -159,7 +160,7 @@ def test_an_operation_pays_what_it_used_and_nobody_what_went_before(meter: Meter
     burn(40)
     said = meter.end("mine")
     assert of(path, "mine")["Tags"] == '{"podcastqa:run": "run-1", "podcastqa:user": "7"}'
-    assert 40 * MILLISECOND <= nanoseconds(of(path, "mine")) < 120 * MILLISECOND
+    assert 40 * MILLISECOND <= nanoseconds(of(path, "mine")) < 200 * MILLISECOND
     assert said.pico == cost(of(path, "mine"))
     before = [row for row in rows(path) if row["ResourceId"] == f"process/{os.getpid()}"]
     assert len(before) == 1
@@ -216,8 +217,8 @@ def test_the_background_takes_what_no_other_operation_uses(meter: Meter, path: P
     burn(30)
     meter.end("background")
     background, own = nanoseconds(of(path, "background")), nanoseconds(of(path, "own"))
-    assert 60 * MILLISECOND <= background < 90 * MILLISECOND + 60 * MILLISECOND
-    assert 60 * MILLISECOND <= own < 110 * MILLISECOND
+    assert 60 * MILLISECOND <= background < 120 * MILLISECOND  # 30 + 30, and not the 60 of its own
+    assert 60 * MILLISECOND <= own < 200 * MILLISECOND
     meter.begin("another", 1, background=True)  # the place is free again
     meter.end("another")
 

@@ -25,8 +25,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from podcastqa.clock import Clock
-from podcastqa.database import FileLock
 from podcastqa.errors import Misuse
+from podcastqa.file_lock import FileLock
 from podcastqa.money import Usd, split
 from podcastqa.spend.prices import Price
 

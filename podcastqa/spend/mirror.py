@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from podcastqa.clock import Clock, microseconds
-from podcastqa.database import Database, FileLock
+from podcastqa.database import Database
+from podcastqa.file_lock import FileLock
 
 _COLUMNS = "id, hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price, reason"
 _SCHEMA = """
@@ -72,38 +73,45 @@ class Mirror:
         """A DuckDB connection that has read the whole ledger, and how far that is."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock:
-            connection, on_disk = self._connect()
+            connection, watermark = self._caught_up()
             try:
-                last_id, new_rows = self._catch_up(connection)
-                row = connection.execute("SELECT synced_us FROM read_to").fetchone()
-                yield connection, Watermark(last_id, row[0], new_rows, on_disk)
+                yield connection, watermark
             finally:
                 connection.close()
 
-    def _connect(self) -> tuple[Any, bool]:
+    def _caught_up(self) -> tuple[Any, Watermark]:
+        """The file, if it can be had; made anew where it is torn or none of ours: it held nothing of its own."""
         import duckdb
 
-        patience = time.monotonic() + _PATIENCE_SECONDS
+        patience, made_anew = time.monotonic() + _PATIENCE_SECONDS, False
         while time.monotonic() < patience:
             try:
-                connection = duckdb.connect(str(self.path))
-                connection.execute(_SCHEMA)
+                return self._read_up(duckdb.connect(str(self.path)), on_disk=True)
             except duckdb.Error as problem:
-                if not _is_held(problem):
-                    self._remove()  # torn, or none of ours: it held nothing that is not in the ledger
-                time.sleep(0.02)
-            else:
-                return connection, True
-        connection = duckdb.connect(":memory:")
-        connection.execute(_SCHEMA)
-        return connection, False
+                if _is_held(problem):
+                    time.sleep(0.02)
+                elif made_anew:
+                    break
+                else:
+                    self._remove()
+                    made_anew = True
+        return self._read_up(duckdb.connect(":memory:"), on_disk=False)
+
+    def _read_up(self, connection: Any, *, on_disk: bool) -> tuple[Any, Watermark]:
+        try:
+            connection.execute(_SCHEMA)
+            last_id, new_rows, synced_us = self._catch_up(connection)
+        except BaseException:
+            connection.close()  # while it is open, this process would be given the same file again
+            raise
+        return connection, Watermark(last_id, synced_us, new_rows, on_disk)
 
     def _remove(self) -> None:
         for file in (self.path, self.path.with_name(self.path.name + ".wal")):
             with suppress(OSError):  # what cannot be removed is not used: the answer then comes from memory
                 file.unlink(missing_ok=True)
 
-    def _catch_up(self, connection: Any) -> tuple[int, int]:
+    def _catch_up(self, connection: Any) -> tuple[int, int, int]:
         last_id, last_row = connection.execute("SELECT last_id, last_row FROM read_to").fetchone() or (0, "")
         new_rows, now = 0, microseconds(self._clock.now())
         with self._database.snapshot() as driver:
@@ -121,7 +129,7 @@ class Mirror:
         connection.execute("DELETE FROM read_to")
         connection.execute("INSERT INTO read_to VALUES (?, ?, ?)", [last_id, last_row, now])
         connection.execute("COMMIT")
-        return last_id, new_rows
+        return last_id, new_rows, now
 
 
 def _is_held(problem: Exception) -> bool:

@@ -1,0 +1,43 @@
+"""A file lock is a fair queue for those who write to one file: one at a time, in this process and in all others."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+
+
+class _OpenFile:
+    """A file that is open as long as somebody (a thread, mostly) remembers it."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+class FileLock:
+    """A queue for writers, in and between processes: the kernel wakes one waiter at a time and frees it if one dies.
+
+    SQLite's own busy handler sleeps and polls, so one writer can starve the others for seconds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mine = threading.local()
+
+    def __enter__(self) -> None:
+        # A forked child shares its parent's open file, and with it the parent's lock: it must open its own.
+        if getattr(self._mine, "pid", None) != os.getpid():
+            self._mine.file, self._mine.pid, self._mine.held = _OpenFile(self._path), os.getpid(), False
+        if self._mine.held:
+            raise RuntimeError(f"this thread already holds {self._path.name}: one write inside another would never end")
+        fcntl.flock(self._mine.file.number, fcntl.LOCK_EX)
+        self._mine.held = True
+
+    def __exit__(self, *_: object) -> None:
+        self._mine.held = False
+        fcntl.flock(self._mine.file.number, fcntl.LOCK_UN)
