@@ -12,53 +12,20 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, BigInteger, Connection, Dialect, Engine, MetaData, TypeDecorator, create_engine, event
+from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from podcastqa.clock import from_microseconds, microseconds
 from podcastqa.errors import LedgerUnavailable
 from podcastqa.file_lock import FileLock
-from podcastqa.money import Usd
 from podcastqa.scope import SYSTEM, Scope, confine_to, no_raw_sql, said
 
-__all__ = ["SYSTEM", "Database", "Instant", "Money", "Scope", "head", "metadata", "open_database"]
+__all__ = ["SYSTEM", "Database", "Scope", "head", "metadata", "open_database"]
 
 metadata = MetaData()
 MIGRATIONS = Path(__file__).with_name("migrations")
-
-
-class Money(TypeDecorator[Usd]):
-    """Usd in Python, whole pico-dollars in the database."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: Usd | None, _dialect: Dialect) -> int | None:
-        """To the database; anything but Usd is a bug and fails here."""
-        return None if value is None else value.pico
-
-    def process_result_value(self, value: int | None, _dialect: Dialect) -> Usd | None:
-        """From the database."""
-        return None if value is None else Usd.from_pico(value)
-
-
-class Instant(TypeDecorator[datetime]):
-    """Aware UTC in Python, whole microseconds since 1970 in the database."""
-
-    impl = BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> int | None:
-        """To the database; a naive datetime is refused."""
-        return None if value is None else microseconds(value)
-
-    def process_result_value(self, value: int | None, _dialect: Dialect) -> datetime | None:
-        """From the database."""
-        return None if value is None else from_microseconds(value)
 
 
 class _Reachable:

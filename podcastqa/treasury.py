@@ -15,7 +15,7 @@ from podcastqa.alerts.outbox import Delivery, Outbox
 from podcastqa.bills.bill import Bill, BillingSource
 from podcastqa.bills.reconcile import Reconciliation, reconcile
 from podcastqa.clock import Clock, WindowKind, day_number, window
-from podcastqa.errors import Misuse, OverLimit, UnknownPrice
+from podcastqa.errors import EmergencyStopped, Misuse, OverLimit, UnknownPrice
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend import views
 from podcastqa.spend.budget import Budget, new_hold_id
@@ -162,7 +162,7 @@ class Treasury:
         sure = self._estimate(what) if estimate is None else estimate
         with self._mailing_refusals(what):
             hold = self.budget.reserve(what, sure, hold_id or new_hold_id())
-        self.budget.start(hold.hold_id)
+        self._start(hold)
         running = Spending(hold, self)
         if running.metered:
             self.meter.begin(hold.hold_id, what.user_id, hold.reserved_at, background=background)
@@ -210,6 +210,13 @@ class Treasury:
         return self.outbox.deliver(self.mailer, self._recipient)
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start(self, hold: Hold) -> None:
+        try:
+            self.budget.start(hold.hold_id)
+        except EmergencyStopped:  # between the two somebody pressed it: nothing has run
+            self.budget.void(hold.hold_id)
+            raise
 
     def _operation(self, user: User, service: str, operation: str, *, own_estimate: bool) -> Operation:
         service, operation = self.redact(service), self.redact(operation)

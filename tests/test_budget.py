@@ -129,6 +129,8 @@ class Model:
             hold.ended = "expire"
         if hold.ended:
             return "HoldExpired" if hold.ended == "expire" else "HoldResolved"
+        if self.stopped and not hold.started:
+            return "EmergencyStopped"
         hold.started = True
         return ""
 
@@ -781,6 +783,15 @@ def test_the_stop_closes_everything_and_needs_a_named_recorded_release(parts: Pa
     parts.budget.reserve(operation(ada.id), Usd("1.00"))
     said = parts.database.driver().execute("SELECT stopped, said_by, reason FROM stops ORDER BY id").fetchall()
     assert said == [(1, "ada", "the bill looks wrong"), (0, "bob", "it was a typing error")]
+
+
+def test_what_was_admitted_and_has_not_started_does_not_start_while_the_stop_is_on(parts: Parts, ada: User) -> None:
+    parts.budget.reserve(operation(ada.id), Usd("1.00"), "waiting")
+    parts.budget.stop(by="ada", reason="drill")
+    with pytest.raises(EmergencyStopped):
+        parts.budget.start("waiting")
+    parts.budget.release(by="ada", reason="drill over")
+    parts.budget.start("waiting")
 
 
 def test_what_runs_already_is_still_booked_while_the_stop_is_on(parts: Parts, ada: User) -> None:

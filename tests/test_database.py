@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from podcastqa.alerts.outbox import outbox
-from podcastqa.database import SYSTEM, Database, Instant, Money, Scope, head, metadata, open_database
+from podcastqa.database import SYSTEM, Database, Scope, head, metadata, open_database
 from podcastqa.errors import CrossUserRefused, LedgerUnavailable, ScopeMissing
 from podcastqa.file_lock import FileLock
 from podcastqa.money import Usd
@@ -286,22 +286,6 @@ def test_every_connection_keeps_foreign_keys_and_waits_for_the_disk(parts: Parts
     assert {name: parts.database.driver().execute(f"PRAGMA {name}").fetchone()[0] for name in wanted} == wanted
     with parts.database.read(SYSTEM) as connection:
         assert {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in wanted} == wanted
-
-
-def test_money_and_instants_cross_the_border_exactly_and_floats_do_not() -> None:
-    bound = Money().process_bind_param(Usd("0.000000000001"), None)  # type: ignore[arg-type]
-    assert bound == 1
-    assert Money().process_result_value(bound, None) == Usd("0.000000000001")  # type: ignore[arg-type]
-    at = datetime(2024, 2, 29, 23, 59, 59, 999_999, tzinfo=UTC)
-    assert Instant().process_result_value(Instant().process_bind_param(at, None), None) == at  # type: ignore[arg-type]
-    assert Money().process_bind_param(None, None) is None  # type: ignore[arg-type]
-    assert Money().process_result_value(None, None) is None  # type: ignore[arg-type]
-    assert Instant().process_bind_param(None, None) is None  # type: ignore[arg-type]
-    assert Instant().process_result_value(None, None) is None  # type: ignore[arg-type]
-    with pytest.raises(AttributeError):
-        Money().process_bind_param(0.5, None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no time zone"):
-        Instant().process_bind_param(datetime(2024, 1, 1), None)  # type: ignore[arg-type]  # noqa: DTZ001
 
 
 # ── transactions ─────────────────────────────────────────────────────────────────────────────────────────────────

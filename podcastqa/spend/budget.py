@@ -115,7 +115,7 @@ class Budget:
         return hold
 
     def start(self, hold_id: str) -> None:
-        """Say that the operation runs now; raises HoldExpired or HoldResolved. Twice is once."""
+        """Say that the operation runs now; raises EmergencyStopped, HoldExpired or HoldResolved. Twice is once."""
         now = self._clock.now()
         with self._ledger.writing() as books:
             hold, end = books.get(hold_id), books.end(hold_id)
@@ -124,6 +124,7 @@ class Budget:
             if late:
                 books.close(EntryKind.EXPIRE, hold, ZERO, now)
             elif end is None and not started:
+                _refuse_if_stopped(books.driver)
                 books.start(hold, now)
         if late or (end and end[0] is EntryKind.EXPIRE):
             raise HoldExpired(
@@ -241,12 +242,7 @@ class Budget:
         if known is not None:
             return _same(known, operation, estimate)
         now = self._clock.now()
-        stop = _stop(books.driver)
-        if stop is not None:
-            raise EmergencyStopped(
-                f"The emergency stop is on ({stop.said_by}: {stop.reason}).",
-                next_step="Release it: podcastqa budget release --reason WHY",
-            )
+        _refuse_if_stopped(books.driver)
         user_id, expired = operation.user_id, books.expired(microseconds(now))
         spent, limits = books.totals(user_id, now.date(), expired), self._limits(books.driver, user_id)
         over = first_over(estimate.pico, user_id, spent, limits)
@@ -300,6 +296,15 @@ def _same(known: Hold, operation: Operation, estimate: Usd) -> Hold:
 def _stop(driver: sqlite3.Connection) -> Stop | None:
     row = driver.execute("SELECT stopped, at_us, said_by, reason FROM stops ORDER BY id DESC LIMIT 1").fetchone()
     return Stop(True, *row[1:]) if row and row[0] else None
+
+
+def _refuse_if_stopped(driver: sqlite3.Connection) -> None:
+    stop = _stop(driver)
+    if stop is not None:
+        raise EmergencyStopped(
+            f"The emergency stop is on ({stop.said_by}: {stop.reason}).",
+            next_step="Release it: podcastqa budget release --reason WHY",
+        )
 
 
 def _said(text: str, what: str) -> str:
