@@ -205,6 +205,7 @@ class Treasury:
 
     def deliver_alerts(self) -> Delivery:
         """Mail what is due: alerts that a crash kept from being raised are derived again from the ledger first."""
+        self.refresh_bill()
         for user_id in (SYSTEM_ID, *self._names(None)):  # a deleted user's mails are forgotten, and not sent anew
             self.outbox.raise_all(self._due_alerts(user_id))
         return self.outbox.deliver(self.mailer, self._recipient)

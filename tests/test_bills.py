@@ -206,6 +206,8 @@ def test_a_file_without_a_needed_column_is_no_focus_file_and_the_error_names_it(
         ("page.csv", b"<html><body>Sign in</body></html>\n"),
         ("picture.csv", bytes(range(256)) * 4),
         ("bill.parquet", b"PAR1 but not really"),
+        ("bill.csv.gz", b"\x1f\x8b but not really"),
+        ("half.csv.gz", gzip.compress(b",".join(name.encode() for name in HEADER) + b"\n" * 9)[:-9]),
     ],
 )
 def test_what_is_no_bill_at_all_is_said_in_one_sentence(tmp_path: Path, name: str, content: bytes) -> None:
@@ -255,6 +257,21 @@ def test_a_compressed_export_and_a_parquet_export_are_the_same_bill(tmp_path: Pa
         )
     assert read(plain).lines == read(packed).lines == read(columns).lines
     assert read(plain).gross == Usd("2.500000900000")  # 0.0000008 + 0.0000001 + 2.5
+
+
+@step1
+def test_tags_that_parquet_keeps_as_a_map_name_the_user_too(tmp_path: Path) -> None:
+    import duckdb
+
+    path = tmp_path / "b.parquet"
+    with duckdb.connect(":memory:") as connection:
+        connection.execute(
+            "COPY (SELECT 1.5::DECIMAL(18,6) AS BilledCost, 'USD' AS BillingCurrency, 'Usage' AS ChargeCategory,"
+            " TIMESTAMP '2024-02-28 10:00:00' AS ChargePeriodStart, 's' AS ServiceName,"
+            f" MAP {{'podcastqa:user': '7'}} AS Tags) TO '{path}' (FORMAT parquet)"
+        )
+    [line] = read(path).lines
+    assert (line.user_tag, line.amount, line.day) == ("7", Usd("1.5"), WEDNESDAY)
 
 
 @step1

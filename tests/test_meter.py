@@ -394,3 +394,16 @@ def test_a_bill_that_cannot_be_written_is_told(path: Path, clock: SetClock) -> N
     meter.end("b")
     meter.flush()
     assert of(path, "b")["Tags"] == '{"podcastqa:user": "1"}'
+
+
+def test_a_header_that_was_cut_short_is_finished_by_the_next_row(tmp_path: Path) -> None:
+    header = ",".join(COLUMNS) + "\n"
+    for kept in (0, 1, 40, len(header) - 1, len(header)):
+        path = tmp_path / f"{kept}.csv"
+        path.write_text(header[:kept], encoding="utf-8")
+        meter = Meter(path, PriceList.load().named("local-vcpu-hour", A_WEDNESDAY.date()), SetClock())
+        meter.begin("op", 7)
+        meter.end("op")
+        first, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        assert first == header
+        assert len(rows) >= 1

@@ -213,7 +213,9 @@ def _append(path: Path, header: str, rows: str) -> None:
     with open(descriptor, "r+b", buffering=0) as file:
         size = os.fstat(descriptor).st_size
         file.seek(max(size - _LONGEST_ROW, 0))
-        text = (_closing(file.read()) if size else header) + rows
+        end = file.read()
+        # A header that was cut short is finished; a row that was, is closed.
+        text = (header[size:] if header.encode().startswith(end) else _closing(end)) + rows
         if file.write(text.encode()) != len(text.encode()):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(descriptor)  # a bill must outlive a power cut as well as the ledger does
