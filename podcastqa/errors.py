@@ -20,6 +20,7 @@ PodcastQAError                 exit status 1, unless a branch says otherwise
 ├── BillError                  a bill that cannot be read
 ├── MirrorBusy                 another program holds the DuckDB copy
 ├── MailError                  a mail that was not accepted
+├── ProviderError              AWS or a mail server said no, or nothing; says whether it may have been done all the same
 ├── GateClosed                 an earlier step has not passed with the components in use
 └── ReportError                a run or a report that cannot be shown
 """
@@ -136,6 +137,23 @@ class MirrorBusy(PodcastQAError):
 
 class MailError(PodcastQAError):
     """A mail was not accepted."""
+
+
+class ProviderError(PodcastQAError):
+    """A provider did not do what it was asked to do."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        next_step: str = "",
+        kind: str = "other",
+        in_doubt: bool = False,
+        again: bool = False,
+    ) -> None:
+        """`in_doubt`: it may have been done and charged all the same; `again`: another attempt may succeed."""
+        super().__init__(message, next_step=next_step)
+        self.kind, self.in_doubt, self.again = kind, in_doubt, again
 
 
 class GateClosed(PodcastQAError):

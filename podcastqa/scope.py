@@ -64,6 +64,7 @@ def confine_to(metadata: MetaData) -> Callable[..., tuple[Any, Any, Any]]:
         if scope is None or scope.user_id is None:
             return statement, many, single
         _refuse_text(elements, metadata)
+        _refuse_operators(elements)
         if isinstance(statement, _WRITES):
             statement = _own_write(statement, elements, [*many, single], scope.user_id)
         elif isinstance(statement, Select | CompoundSelect):
@@ -84,11 +85,17 @@ def no_raw_sql(
         raise ScopeMissing("Raw SQL cannot be confined to a user; build the statement from tables.")
 
 
-def _owned(element: Any) -> Table | None:
-    """The owned table that this is, or is an alias of; None for everything else."""
+def _named(element: Any) -> Any:
+    """What stands behind an alias."""
     while isinstance(element, FromClauseAlias):
         element = element.element
-    return element if isinstance(element, Table) and "owner" in element.info else None
+    return element
+
+
+def _owned(element: Any) -> Table | None:
+    """The owned table that this is, or is an alias of; None for everything else."""
+    table = _named(element)
+    return table if isinstance(table, Table) and "owner" in table.info else None
 
 
 def _tables(elements: Sequence[Any]) -> set[Any]:
@@ -106,6 +113,14 @@ def _refuse_text(elements: Sequence[Any], metadata: MetaData) -> None:
         written |= isinstance(element, TableClause) and metadata.tables.get(element.name) is not element
         if written:
             raise ScopeMissing("Raw SQL cannot be confined to a user; build the statement from tables.")
+
+
+def _refuse_operators(elements: Sequence[Any]) -> None:
+    """What names everybody, such as a bill, is the operator's: there are no rows of it that are one user's."""
+    for element in _tables(elements):
+        table = _named(element)
+        if isinstance(table, Table) and table.info.get("operator"):
+            raise CrossUserRefused(f"{table.name} is the operator's: it speaks of every user.")
 
 
 def _own_rows(statement: Any, elements: Sequence[Any], user_id: int) -> Any:

@@ -13,21 +13,38 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import hypothesis
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from podcastqa.alerts.outbox import outbox
+from podcastqa.bills.tables import bill_reads
 from podcastqa.database import SYSTEM, Database, metadata, open_database
 from podcastqa.money import Usd
 from podcastqa.settings import Settings
+from podcastqa.settings.reading import CONFIG
+from podcastqa.settings.table import TABLE
 from podcastqa.spend.entries import Operation
 from podcastqa.spend.tables import entries
 from podcastqa.wiring import Parts, build
 from podcastqa.workbook import gates
 
+#: What whoever tests has set for podcastqa, or for AWS. It leads to real accounts, so that only the live tests see it;
+#: every other test starts from nothing, and no config.env is found.
+THEIRS = {name: value for name, value in os.environ.items() if name in TABLE or name.startswith(("AWS_", CONFIG))}
+for _name in THEIRS.keys() - {"PODCASTQA_HOME", "PODCASTQA_REPORTS"}:  # these keep what tests write in one place
+    del os.environ[_name]
+os.environ[CONFIG] = os.devnull
+
+# An example may take as long as the machine lets it: speed is for the benchmarks.
+hypothesis.settings.register_profile(
+    "podcastqa", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("podcastqa")
+
 #: A table is declared by the room it belongs to; with these rooms imported, every one is.
-ROOMS = (gates.validations, outbox, entries)
+ROOMS = (gates.validations, outbox, entries, bill_reads)
 
 #: A Wednesday in a leap year: the day, the week and the month each begin on another day.
 A_WEDNESDAY = datetime(2024, 2, 28, 12, 0, tzinfo=UTC)
@@ -107,6 +124,8 @@ from podcastqa.clock import SystemClock, WindowKind
 from podcastqa.errors import *
 from podcastqa.money import Usd
 from podcastqa.settings import Settings
+from podcastqa.settings.reading import CONFIG
+from podcastqa.settings.table import TABLE
 from podcastqa.spend.entries import Operation
 from podcastqa.wiring import build
 

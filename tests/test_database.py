@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from podcastqa.alerts.outbox import outbox
+from podcastqa.bills.tables import bill_lines
 from podcastqa.database import SYSTEM, Database, Scope, head, metadata, open_database
 from podcastqa.errors import CrossUserRefused, LedgerUnavailable, ScopeMissing
 from podcastqa.file_lock import FileLock
@@ -581,3 +582,17 @@ def test_the_constraints_of_a_bill_hold(parts: Parts, two: tuple[User, User]) ->
     with pytest.raises(sa.exc.IntegrityError), parts.database.write(SYSTEM) as connection:
         connection.execute(bill_days.insert().values(row))
     assert isinstance(parts.database, Database)
+
+
+def test_what_names_everybody_is_the_operators_and_no_user_may_read_it_under_any_name(parts: Parts) -> None:
+    ada = parts.users.add("ada")
+    for asked in (
+        sa.select(bill_lines),
+        sa.select(bill_lines.alias("mine").c.user_tag),
+        sa.select(sa.func.count()).select_from(bill_lines),
+        sa.select(users_table.c.id).where(sa.exists(sa.select(bill_lines.c.id))),
+    ):
+        with parts.database.read(SYSTEM) as connection:
+            connection.execute(asked)
+        with pytest.raises(CrossUserRefused, match="bill_lines"), parts.database.read(Scope(ada.id)) as connection:
+            connection.execute(asked)

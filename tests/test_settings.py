@@ -79,11 +79,12 @@ def test_the_committed_example_is_the_one_the_table_makes() -> None:
 
 
 def test_the_example_copied_unchanged_means_the_defaults(load: Load) -> None:
-    before, after = load(), load(example())
+    before, after = load(AWS_ACCOUNT_ID="123456789012"), load(example())
     assert after.env_file is not None
     assert repr(after).replace(repr(after.env_file), "None") == repr(before)
     assert after.secrets == ()
-    assert after.aws_access_key_id == after.aws_account_id == after.cost_alert_email == ""
+    assert after.aws_access_key_id == after.cost_alert_email == ""
+    assert after.aws_account_id == "123456789012"  # it may be somebody's: AWS is asked whose the credentials are
 
 
 def test_the_example_with_every_line_switched_on_is_accepted(load: Load) -> None:
@@ -162,10 +163,14 @@ def test_every_fault_is_told_at_once(load: Load) -> None:
         ("HOLD_SECONDS", "86401", "is not a whole number from 1 to 86400"),
         ("HOLD_SECONDS", "1.5", "is not a whole number from 1 to 86400"),
         ("CELL_TIMEOUT_SECONDS", "9", "is not a whole number from 10 to 86400"),
-        ("BILLING_SOURCE", "aws", "has no part in this version yet; leave it at auto"),
-        ("BILLING_SOURCE", "azure", "is not one of auto, local"),
-        ("MAILER", "ses", "has no part in this version yet; leave it at auto"),
-        ("MAILER", "smtp", "has no part in this version yet; leave it at auto"),
+        ("BILLING_SOURCE", "azure", "is not one of auto, local, aws"),
+        ("MAILER", "sendmail", "is not one of auto, maildir, smtp, ses"),
+        ("AWS_REGION", "Virginia", "is not the name of a region"),
+        ("AWS_USER_TAG", "a\tb", "control character"),
+        ("BILL_REFRESH_HOURS", "0", "is not a whole number from 1 to 720"),
+        ("SMTP_PORT", "70000", "is not a whole number from 1 to 65535"),
+        ("SMTP_HOST", "mail server", "is not the name of a mail server"),
+        ("COST_ALERT_SENDER", "a@b, c@d", "is not one mail address"),
         ("COST_ALERT_EMAIL", "nobody", "is not one mail address"),
         ("COST_ALERT_EMAIL", "a@b, c@d", "is not one mail address"),
         ("AWS_ACCOUNT_ID", "12", "is not an account number"),

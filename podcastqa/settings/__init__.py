@@ -42,6 +42,12 @@ class Settings:
     user_weekly_budget_limit: Usd
     user_monthly_budget_limit: Usd
     cost_alert_email: str
+    cost_alert_sender: str
+    smtp_host: str
+    smtp_port: int
+    smtp_security: str
+    smtp_user: str
+    smtp_password: str
     alert_thresholds: tuple[int, ...]
     billing_source: str
     mailer: str
@@ -53,6 +59,9 @@ class Settings:
     aws_session_token: str
     aws_region: str
     aws_account_id: str
+    aws_user_tag: str
+    bill_refresh_hours: int
+    bill_refresh_most: Usd
     endpoint_overrides: tuple[str, ...]
     """Variables that point a provider's client elsewhere: this run checks a contract and validates no provider."""
     under_pytest: bool

@@ -51,10 +51,8 @@ def _whole(low: int, high: int) -> Parse:
     return parse
 
 
-def _choice(*words: str, planned: tuple[str, ...] = ()) -> Parse:
+def _choice(*words: str) -> Parse:
     def parse(text: str, _: Path) -> str:
-        if text in planned:
-            raise ValueError("has no part in this version yet; leave it at auto")
         if text not in words:
             raise ValueError(f"is not one of {', '.join(words)}")
         return text
@@ -104,25 +102,32 @@ class Setting:
         """Whether that is the example file's placeholder, or nothing at all where nothing is a fair answer."""
         if self.example in (None, self.default):
             return text == "" and (self.default == "" or self.parse is any_text)
-        return text in ("", self.example) or text.lower().startswith(("your_", "your-email@"))
+        return not text or text.lower().startswith(("your_", "your-email@"))
 
 
 _ACCOUNT = _matching("[0-9]{12}", "is not an account number of 12 digits")
 _ADDRESS = _matching(r"[^@\s<>,;:\"]+@[^@\s<>,;:\"]+", "is not one mail address")
 _PRICE = _matching("[a-z0-9][a-z0-9._-]*", "is not the id of a price")
 _NAME = _matching(r"\S(.{0,62}\S)?", "is not a name of at most 64 characters")
-_SOURCE = _choice("auto", "local", planned=("aws",))
-_MAILER = _choice("auto", "maildir", planned=("smtp", "ses"))
+_SOURCE = _choice("auto", "local", "aws")
+_MAILER = _choice("auto", "maildir", "smtp", "ses")
+_SECURITY = _choice("starttls", "ssl", "none")
+_HOST = _matching(r"[A-Za-z0-9:][A-Za-z0-9.:-]*", "is not the name of a mail server")
+_REGION = _matching("[a-z]{2}(-[a-z]+)+-[0-9]", "is not the name of a region; write it like us-east-1")
+_TAG = _matching(r"[\w .:/=+@-]{1,128}", "is not the key of a cost allocation tag")
 _DAY = 86_400
 
 # fmt: off  (a row a setting: read it as a table)
 GROUPS: dict[str, tuple[Setting, ...]] = {
-    "AWS: read by the AWS parts, from the next version on": (
+    "AWS: with a key and its secret set, the bill comes from Cost Explorer and mail goes by Amazon SES": (
         Setting("AWS_ACCESS_KEY_ID", any_text, "", "Key id of an IAM user.", True, "your_aws_access_key_here"),
         Setting("AWS_SECRET_ACCESS_KEY", any_text, "", "Its secret.", True, "your_aws_secret_access_key_here"),
         Setting("AWS_SESSION_TOKEN", any_text, "", "Only with temporary credentials.", True),
-        Setting("AWS_REGION", any_text, "us-east-1", "Where mail is sent and machines run.", False, "us-east-1"),
+        Setting("AWS_REGION", _REGION, "us-east-1", "Where mail is sent and machines run.", False, "us-east-1"),
         Setting("AWS_ACCOUNT_ID", _ACCOUNT, "", "The account whose bill is read.", False, "123456789012"),
+        Setting("AWS_USER_TAG", _TAG, "podcastqa:user", "The cost allocation tag that names the user."),
+        Setting("BILL_REFRESH_HOURS", _whole(1, 720), "8", "How old Cost Explorer's answer may be; each costs $0.01."),
+        Setting("BILL_REFRESH_MOST", _amount, "0.09", "The most that one answer may cost; each page is $0.01."),
     ),
     "Limits, in US dollars: the most that may be spent in a UTC day, an ISO week, a calendar month": (
         Setting("DAILY_BUDGET_LIMIT", _amount, "5.00", "Everyone together, in a day.", False, "5.00"),
@@ -134,11 +139,17 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
     ),
     "Alerts": (
         Setting("COST_ALERT_EMAIL", _ADDRESS, "", "Who gets the alerts.", False, "your-email@example.com"),
+        Setting("COST_ALERT_SENDER", _ADDRESS, "", "Who they come from; unless set, who gets them."),
         Setting("ALERT_THRESHOLDS", _percents, "50,80,100", "At which shares of a limit to mail, in percent."),
+        Setting("SMTP_HOST", _HOST, "", "A mail server; with one set, alerts go through it."),
+        Setting("SMTP_PORT", _whole(1, 65_535), "587", "Its port: 587 with starttls, 465 with ssl."),
+        Setting("SMTP_SECURITY", _SECURITY, "starttls", "starttls, ssl or none."),
+        Setting("SMTP_USER", any_text, "", "The login, if it asks for one."),
+        Setting("SMTP_PASSWORD", any_text, "", "The login's password.", True),
     ),
     "Parts": (
-        Setting("BILLING_SOURCE", _SOURCE, "auto", "The bill: auto, or local (this machine's own meter)."),
-        Setting("MAILER", _MAILER, "auto", "Mail: auto, or maildir (a folder that any mail program reads)."),
+        Setting("BILLING_SOURCE", _SOURCE, "auto", "The bill: auto, local (this machine's own meter) or aws."),
+        Setting("MAILER", _MAILER, "auto", "Mail: auto, maildir (a folder that any mail program reads), smtp or ses."),
         Setting("LOCAL_METER_PRICE", _PRICE, "local-vcpu-hour", "The price list's entry for this machine's time."),
         Setting("PODCASTQA_USER", _NAME, "me", "Who asks and pays when no user is named."),
     ),
