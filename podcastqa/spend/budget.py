@@ -15,39 +15,29 @@ from datetime import datetime, timedelta
 
 from podcastqa.clock import Clock, WindowKind, microseconds, window
 from podcastqa.database import Database
-from podcastqa.errors import (
-    EmergencyStopped,
-    HoldExpired,
-    HoldIdReused,
-    HoldResolved,
-    LimitMissing,
-    Misuse,
-    OverLimit,
-    UnknownUser,
-)
+from podcastqa.errors import HoldExpired, HoldIdReused, HoldResolved, LimitMissing, Misuse, OverLimit, UnknownUser
 from podcastqa.money import ZERO, Usd
+from podcastqa.spend.decisions import PLACE, Decisions, Limits, refuse_if_stopped
 from podcastqa.spend.entries import EntryKind, Hold, Operation, checked_amount, checked_estimate, checked_hold_id
 from podcastqa.spend.ledger import KINDS, Books, Ledger, Standing
 from podcastqa.users import SYSTEM_ID
 
-Limits = Mapping[WindowKind, Usd]
-#: (user id, 0 for the whole system; window) → the most it may spend.
-EffectiveLimits = dict[tuple[int, WindowKind], Usd]
-_LATEST = """SELECT user_id, window_kind, amount_pico FROM limits WHERE id IN
- (SELECT max(id) FROM limits WHERE user_id IN (0, ?) GROUP BY user_id, window_kind)"""
-
-_PLACE = {kind.value: place for place, kind in enumerate(KINDS)}
 _NOTHING = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
-    """The emergency stop: who pressed or released it, when and why."""
+class Kept:
+    """The last of each limit, set aside for one service from the window's start: the mail about a full budget is paid.
 
-    stopped: bool
-    at_us: int
-    said_by: str
-    reason: str
+    Others leave it alone; the service may spend it even where a bill has passed the limit meanwhile.
+    """
+
+    service: str
+    most: Usd
+
+    def of(self, limit_pico: int) -> int:
+        """How much of that limit is kept: a hundredth at most."""
+        return min(self.most.pico, limit_pico // 100)
 
 
 def first_over(
@@ -71,8 +61,8 @@ def first_over(
     return None
 
 
-class Budget:
-    """The guard: reserve, start, settle, void, correct; and the limits and the stop that it obeys."""
+class Budget(Decisions):
+    """The guard: reserve, start, settle, void, correct; it obeys the limits and the stop that people decide on."""
 
     def __init__(
         self,
@@ -84,10 +74,11 @@ class Budget:
         user_limits: Limits,
         hold_for: timedelta,
         name_of: Callable[[int], str] = str,
+        kept: Kept | None = None,
     ) -> None:
-        self._database, self._ledger, self._clock = database, ledger, clock
-        self._system_limits, self._user_limits = _picos(system_limits), _picos(user_limits)
-        self._hold_for, self._name_of = hold_for, name_of
+        self._kept = kept
+        super().__init__(database, clock, system_limits, user_limits)
+        self._ledger, self._hold_for, self._name_of = ledger, hold_for, name_of
 
     def reserve(self, operation: Operation, estimate: Usd, hold_id: str | None = None) -> Hold:
         """Set the estimate aside, or refuse; the same id asked twice gives the same hold.
@@ -124,7 +115,7 @@ class Budget:
             if late:
                 books.close(EntryKind.EXPIRE, hold, ZERO, now)
             elif end is None and not started:
-                _refuse_if_stopped(books.driver)
+                refuse_if_stopped(books.driver)
                 books.start(hold, now)
         if late or (end and end[0] is EntryKind.EXPIRE):
             raise HoldExpired(
@@ -183,70 +174,16 @@ class Budget:
         """What the system and the user have spent in the windows of `now`."""
         return self._ledger.standing(user_id, now or self._clock.now())
 
-    def limits(self, user_id: int) -> EffectiveLimits:
-        """The limits in force for the system and the user: the latest that somebody set, else the settings'."""
-        with self._database.snapshot() as driver:
-            found = self._limits(driver, user_id)
-        return {
-            (scope, kind): Usd.from_pico(pico)
-            for scope, picos in found.items()
-            for kind, pico in zip(KINDS, picos, strict=True)
-            if pico is not None
-        }
-
-    def set_limit(self, user_id: int, kind: WindowKind, amount: Usd, *, by: str, reason: str) -> None:
-        """Set a limit from now on, for the system (user id 0) or one user, recorded with who and why."""
-        amount = checked_estimate(amount)
-        row = (
-            user_id,
-            kind.value,
-            amount.pico,
-            microseconds(self._clock.now()),
-            _said(by, "who"),
-            _said(reason, "why"),
-        )
-        with self._database.hot() as driver:
-            driver.execute(
-                "INSERT INTO limits (user_id, window_kind, amount_pico, set_us, set_by, reason)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                row,
-            )
-
-    def stop(self, *, by: str, reason: str) -> int:
-        """Close everything at once, in every process; returns the number of this order."""
-        return self._say_stop(True, by, reason)
-
-    def release(self, *, by: str, reason: str) -> int:
-        """Open it again; recorded with who and why."""
-        return self._say_stop(False, by, reason)
-
-    def stopped(self) -> Stop | None:
-        """The stop in force, or None."""
-        with self._database.snapshot() as driver:
-            return _stop(driver)
-
-    def _say_stop(self, stopped: bool, by: str, reason: str) -> int:
-        row = (int(stopped), microseconds(self._clock.now()), _said(by, "who"), _said(reason, "why"))
-        with self._database.hot() as driver:
-            done = driver.execute("INSERT INTO stops (stopped, at_us, said_by, reason) VALUES (?, ?, ?, ?)", row)
-            return int(done.lastrowid or 0)
-
-    def _limits(self, driver: sqlite3.Connection, user_id: int) -> dict[int, list[int | None]]:
-        found = {user_id: list(self._user_limits), SYSTEM_ID: list(self._system_limits)}  # in this order: it may be 0
-        for scope, kind, pico in driver.execute(_LATEST, (user_id,)):
-            found[scope][_PLACE[kind]] = pico
-        return found
-
     def _admit(self, books: Books, operation: Operation, estimate: Usd, hold_id: str | None) -> Hold:
         known = books.find(hold_id) if hold_id else None
         if known is not None:
             return _same(known, operation, estimate)
         now = self._clock.now()
-        _refuse_if_stopped(books.driver)
+        refuse_if_stopped(books.driver)
         user_id, expired = operation.user_id, books.expired(microseconds(now))
         spent, limits = books.totals(user_id, now.date(), expired), self._limits(books.driver, user_id)
-        over = first_over(estimate.pico, user_id, spent, limits)
-        if over is not None:
+        over = first_over(estimate.pico, user_id, spent, self._left_to(operation, estimate, limits))
+        if over is not None and not self._is_kept_for(books, operation, estimate, limits, now):
             raise self._over_limit(over, operation, estimate, spent.get(over[0], _NOTHING), limits[over[0]], now)
         for expired_id, *_ in expired:
             books.close(EntryKind.EXPIRE, books.get(expired_id), ZERO, now)
@@ -257,6 +194,26 @@ class Budget:
             raise UnknownUser(f"There is no user with the number {user_id}.") from problem
         return hold
 
+    def _left_to(
+        self, operation: Operation, estimate: Usd, limits: dict[int, list[int | None]]
+    ) -> Mapping[int, Sequence[int | None]]:
+        """The limits without what is kept for another service; what costs nothing need not leave anything."""
+        kept = self._kept
+        if kept is None or operation.service == kept.service or not estimate:
+            return limits
+        return {
+            scope: [None if pico is None else pico - kept.of(pico) for pico in row] for scope, row in limits.items()
+        }
+
+    def _is_kept_for(
+        self, books: Books, operation: Operation, estimate: Usd, limits: dict[int, list[int | None]], now: datetime
+    ) -> bool:
+        """Whether the operation's service has enough left of what is kept for it, in every window of `now`."""
+        if self._kept is None or operation.service != self._kept.service:
+            return False
+        least = min(self._kept.of(pico or 0) for row in limits.values() for pico in row)
+        return books.spent_on(operation.service, now.date()) + estimate.pico <= least
+
     def _over_limit(
         self,
         over: tuple[int, WindowKind],
@@ -266,12 +223,14 @@ class Budget:
         limits: Sequence[int | None],
         now: datetime,
     ) -> OverLimit:
-        (scope, kind), place = over, _PLACE[over[1].value]
+        (scope, kind), place = over, PLACE[over[1].value]
         whose = "the whole system" if scope == SYSTEM_ID else self._name_of(scope)
+        kept = self._kept.of(limits[place] or 0) if self._kept and operation.service != self._kept.service else 0
+        keeps = f"; {Usd.from_pico(kept).shown()} of it is kept for alerts" if kept else ""
         have, limit = Usd.from_pico(spent[place]).shown(), Usd.from_pico(limits[place] or 0).shown()
         return OverLimit(
             f"{operation.service} {operation.operation} ({estimate.shown()}) would exceed the {kind.adjective} limit "
-            f"of {whose}: {have} of {limit} is spent or held ({window(kind, now)}).",
+            f"of {whose}: {have} of {limit} is spent or held ({window(kind, now)}){keeps}.",
             next_step="Wait for the next window, or raise it: podcastqa budget set",
             scope="system" if scope == SYSTEM_ID else "user",
             window=kind.value,
@@ -283,31 +242,7 @@ def new_hold_id() -> str:
     return f"{time.time_ns():016x}{secrets.token_hex(8)}"
 
 
-def _picos(limits: Limits) -> list[int | None]:
-    return [limits[kind].pico if kind in limits else None for kind in KINDS]
-
-
 def _same(known: Hold, operation: Operation, estimate: Usd) -> Hold:
     if (known.operation, known.estimate) != (operation, estimate):
         raise HoldIdReused(f"The id {known.hold_id} already names a hold for another operation.")
     return known
-
-
-def _stop(driver: sqlite3.Connection) -> Stop | None:
-    row = driver.execute("SELECT stopped, at_us, said_by, reason FROM stops ORDER BY id DESC LIMIT 1").fetchone()
-    return Stop(True, *row[1:]) if row and row[0] else None
-
-
-def _refuse_if_stopped(driver: sqlite3.Connection) -> None:
-    stop = _stop(driver)
-    if stop is not None:
-        raise EmergencyStopped(
-            f"The emergency stop is on ({stop.said_by}: {stop.reason}).",
-            next_step="Release it: podcastqa budget release --reason WHY",
-        )
-
-
-def _said(text: str, what: str) -> str:
-    if not text.strip():
-        raise Misuse(f"This is recorded: say {what}.", next_step='For example --by ada --reason "month end".')
-    return text.strip()

@@ -32,6 +32,8 @@ _SCOPES = """ FROM (SELECT user_id, day, max(booked_pico, bill_pico) AS real, he
 _sums = [[f"sum(CASE WHEN {days} THEN {what} ELSE 0 END)" for what in ("real", "held", "real + held")] for days in _IN]
 _SPENT = f"SELECT user_id, {', '.join(sums[0] for sums in _sums)}, {', '.join(sums[1] for sums in _sums)}" + _SCOPES
 _TOTALS = f"SELECT user_id, {', '.join(sums[2] for sums in _sums)}" + _SCOPES
+_SPENT_ON = """SELECT coalesce(sum(amount_pico), 0) FROM entries WHERE service = ? AND day >= ?
+ AND (kind IN ('settle', 'correct') OR kind = 'reserve' AND hold_id IN (SELECT hold_id FROM open_holds))"""
 _RESERVE = """SELECT hold_id, user_id, service, operation, source, price, amount_pico, at_us, expires_us
  FROM entries WHERE hold_id = ? AND kind = 'reserve'"""
 
@@ -134,6 +136,11 @@ class Books:
         _without(expired, edges, found)
         return found
 
+    def spent_on(self, service: str, today: date) -> int:
+        """Pico-dollars booked or held for a service since the week or the month of today began (rare: no index)."""
+        edges = _edges(today)
+        return int(self.driver.execute(_SPENT_ON, (service, min(edges[2], edges[4]))).fetchone()[0])
+
     def standing(self, user_id: int, now: datetime) -> Standing:
         """What the system and the user have in the day, the week and the month of `now`."""
         edges, expired = _edges(now.date()), self.expired(microseconds(now))
@@ -222,14 +229,32 @@ class Ledger:
             amount, at = Usd.from_pico(row[8]), from_microseconds(row[10])
             yield Entry(row[0], row[1], EntryKind(row[2]), what, amount, row[9], at, row[11])
 
-    def put_bill(self, source: str, days: Iterable[tuple[int, int, Usd, Usd]], read_at: datetime) -> None:
+    def last_id(self) -> int:
+        """The number of the newest row; 0 while there is none."""
+        (found,) = self._database.driver().execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
+        return int(found)
+
+    def put_bill(
+        self,
+        source: str,
+        days: Iterable[tuple[int, int, Usd, Usd]],
+        read_at: datetime,
+        covers: Iterable[int] | None = None,
+    ) -> None:
         """Remember what a source's bill says: (day number, user id or 0 for the whole, gross, net).
 
-        A day that the bill no longer holds counts as zero: a bill is always read whole.
+        Of the days that it `covers` (None: all there are) a day without a line costs nothing; others stay as they were.
         """
-        rows = [(source, d, user, gross.pico, net.pico, microseconds(read_at)) for d, user, gross, net in days]
+        read_us = microseconds(read_at)
+        rows = [(source, d, user, gross.pico, net.pico, read_us) for d, user, gross, net in days]
+        told = {(row[1], row[2]) for row in rows}
+        rows += [(source, day, SYSTEM_ID, 0, 0, read_us) for day in covers or () if (day, SYSTEM_ID) not in told]
         with self._database.hot() as driver:
-            driver.execute("DELETE FROM bill_days WHERE source = ?", (source,))
+            if covers is None:
+                driver.execute("DELETE FROM bill_days WHERE source = ?", (source,))
+            driver.executemany(
+                "DELETE FROM bill_days WHERE source = ? AND day = ?", [(source, d) for d in covers or ()]
+            )
             driver.executemany("INSERT INTO bill_days VALUES (?, ?, ?, ?, ?, ?)", rows)
             driver.execute("UPDATE counters SET bill_pico = 0 WHERE source = ?", (source,))
             driver.execute(_BILL_COUNTERS, (source,))

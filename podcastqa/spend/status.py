@@ -8,7 +8,8 @@ from datetime import datetime
 from podcastqa.clock import Window, WindowKind, windows
 from podcastqa.display import Table, Tabular
 from podcastqa.money import Usd
-from podcastqa.spend.budget import Budget, Stop
+from podcastqa.spend.budget import Budget
+from podcastqa.spend.decisions import Stop
 from podcastqa.spend.ledger import NOTHING, Spent
 from podcastqa.users import SYSTEM_ID
 
@@ -43,6 +44,8 @@ class BudgetStatus(Tabular):
     lines: tuple[LimitLine, ...]
     stop: Stop | None
     as_of: datetime
+    remarks: tuple[str, ...] = ()
+    """Which bill the figures come from, its age, and why it is stale if it is."""
 
     def line(self, kind: WindowKind, user_id: int = SYSTEM_ID) -> LimitLine:
         """The line of that window, for the whole system or one user."""
@@ -58,7 +61,7 @@ class BudgetStatus(Tabular):
         stop = "The emergency stop is off."
         if self.stop:
             stop = f"THE EMERGENCY STOP IS ON ({self.stop.said_by}: {self.stop.reason}): every operation is refused."
-        return Table("Budgets", columns, rows, (stop, f"As of {self.as_of:%Y-%m-%d %H:%M:%S} UTC."))
+        return Table("Budgets", columns, rows, (stop, *self.remarks, f"As of {self.as_of:%Y-%m-%d %H:%M:%S} UTC."))
 
 
 @dataclass(frozen=True, slots=True)
