@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from podcastqa.alerts.alert import Alert, Mailer, due
 from podcastqa.alerts.outbox import Delivery, Outbox
-from podcastqa.bills.bill import Bill, BillingSource
+from podcastqa.bills.desk import BillDesk
 from podcastqa.bills.reconcile import Reconciliation, reconcile
 from podcastqa.clock import Clock, WindowKind, day_number, window
 from podcastqa.errors import EmergencyStopped, Misuse, OverLimit, UnknownPrice
@@ -69,7 +69,7 @@ class Treasury:
     budget: Budget
     ledger: Ledger
     meter: Meter
-    bill_source: BillingSource
+    bills: BillDesk
     mirror: Mirror
     prices: PriceList
     users: Users
@@ -83,24 +83,23 @@ class Treasury:
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def refresh_bill(self) -> Bill | None:
-        """Read the bill if it may say something new, and let the guard know; None if it does not."""
-        if not self.bill_source.changed_since(self.ledger.bill_read_at(self.bill_source.name)):
-            return None
-        bill = self.bill_source.read()
-        self.ledger.put_bill(bill.source, bill.day_totals(self.users.names()), bill.provenance.read_at)
-        return bill
+    def refresh_bills(self) -> None:
+        """Read each bill that may say something new, and let the guard know; what is then due is mailed."""
+        if self.bills.refresh():
+            self._raise([alert for user_id in self._names(None) or (SYSTEM_ID,) for alert in self._due_alerts(user_id)])
 
     def spent(self, kind: WindowKind, user: str | None = None) -> Usd:
         """What the system or a user has really spent in this window: booked or billed, whichever is more."""
-        self.refresh_bill()
+        self.refresh_bills()
         scope = SYSTEM_ID if user is None else self.users.get(user).id
         return self.budget.standing(scope).get((scope, kind), NOTHING).real
 
     def status(self, user: str | None = None) -> BudgetStatus:
-        """Every limit and what it has left."""
-        self.refresh_bill()
-        return budget_status(self.budget, self._names(user), self.clock.now())
+        """Every limit and what it has left; which bill that comes from, and which alerts could not be mailed."""
+        self.refresh_bills()
+        found = budget_status(self.budget, self._names(user), self.clock.now())
+        bill = () if self.bills.in_use.name == SOURCE else self.bills.in_use.read().said()
+        return replace(found, remarks=(*bill, *self.outbox.deliver(self.mailer, self._recipient).said()))
 
     def limits(self) -> LimitTable:
         """The limits in force."""
@@ -114,12 +113,12 @@ class Treasury:
 
     def by_user(self, days: int = 7, user: str | None = None) -> views.CostSummary:
         """What each user cost."""
-        self.refresh_bill()
+        self.refresh_bills()
         return views.by_group(self.mirror, "user", *self._days(days), self._scope(user), self.users.names())
 
     def by_service(self, days: int = 7, user: str | None = None) -> views.CostSummary:
         """What each service cost."""
-        self.refresh_bill()
+        self.refresh_bills()
         return views.by_group(self.mirror, "service", *self._days(days), self._scope(user), {})
 
     def variance(self, days: int = 7, user: str | None = None) -> views.Variances:
@@ -127,8 +126,8 @@ class Treasury:
         return views.variance(self.mirror, *self._days(days), self._scope(user))
 
     def reconcile(self) -> Reconciliation:
-        """The ledger beside the whole bill of the source in use."""
-        return reconcile(self.bill_source.name, self.ledger.entries(), self.bill_source.read())
+        """The ledger beside the whole bill of this machine's meter, operation by operation."""
+        return reconcile(SOURCE, self.ledger.entries(), self.bills.meter.read())
 
     # ── spending ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -205,7 +204,7 @@ class Treasury:
 
     def deliver_alerts(self) -> Delivery:
         """Mail what is due: alerts that a crash kept from being raised are derived again from the ledger first."""
-        self.refresh_bill()
+        self.refresh_bills()
         for user_id in (SYSTEM_ID, *self._names(None)):  # a deleted user's mails are forgotten, and not sent anew
             self.outbox.raise_all(self._due_alerts(user_id))
         return self.outbox.deliver(self.mailer, self._recipient)
@@ -249,13 +248,13 @@ class Treasury:
     def _days(self, days: int) -> tuple[int, int]:
         if not 1 <= days <= 3660:
             raise Misuse(f"{days} is not a number of days from 1 to 3660.")
-        self.refresh_bill()
+        self.refresh_bills()
         today = self.clock.now().date()
         return day_number(today - timedelta(days=days - 1)), day_number(today)
 
     @contextmanager
     def _mailing_refusals(self, what: Operation) -> Iterator[None]:
-        self.refresh_bill()
+        self.refresh_bills()
         try:
             yield
         except OverLimit as refusal:

@@ -1,11 +1,12 @@
 """The one place where real parts are picked and put together; nothing else constructs a database, a meter or a mailer.
 
-`auto` picks a production part where its credentials are set, and says so in `choices`; this version has the embedded
-parts only, and says that too, rather than falling back in silence.
+`auto` picks a production part where its credentials are set, and says so in `choices`. Nothing falls back in silence:
+what was asked for by name and cannot be had is an error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -20,13 +21,18 @@ from podcastqa.settings import Settings
 if TYPE_CHECKING:
     from podcastqa.alerts.alert import Mailer
     from podcastqa.alerts.outbox import Outbox
+    from podcastqa.aws import Aws
+    from podcastqa.bills.archive import BillArchive
     from podcastqa.bills.bill import BillingSource
+    from podcastqa.bills.cost_explorer import CostExplorerBill
+    from podcastqa.bookkeeper import Bookkeeper
     from podcastqa.cost_tracker import CostTracker
     from podcastqa.database import Database
     from podcastqa.spend.budget import Budget
     from podcastqa.spend.ledger import Ledger
     from podcastqa.spend.meter import Meter
     from podcastqa.spend.mirror import Mirror
+    from podcastqa.spend.paid import Payer
     from podcastqa.spend.prices import PriceList
     from podcastqa.treasury import Treasury
     from podcastqa.users import Users
@@ -50,24 +56,46 @@ class Parts:
     outbox: Outbox
     mailer: Mailer
     treasury: Treasury
+    archive: BillArchive
+    aws: Aws | None
+    cost_explorer: CostExplorerBill | None
+    payer: Payer
+
+    @property
+    def bookkeeper(self) -> Bookkeeper:
+        """Reads bills and ledger."""
+        from podcastqa.bookkeeper import Bookkeeper
+
+        return Bookkeeper(self.treasury, self.archive, self.cost_explorer)
 
     @property
     def components(self) -> dict[str, str]:
         """What is in use, by kind: what a validation's PASS belongs to."""
         return {
             "database": self.database.kind.split()[0],
-            "billing source": self.bill_source.component,
+            "billing source": f"{self.bill_source.component}{self._account}",
             "mail": self.mailer.name,
         }
+
+    @property
+    def _account(self) -> str:
+        """A PASS belongs to one account's bill, and says nothing of another's."""
+        return f" ({self.cost_explorer.account})" if self.cost_explorer else ""
 
     @property
     def choices(self) -> tuple[str, ...]:
         """What `auto` picked, and why, where a person might have expected something else."""
         said = []
-        if self.settings.aws_access_key_id and self.settings.billing_source == "auto":
+        if self.cost_explorer and self.settings.billing_source == "auto":
+            terms = self.cost_explorer.terms
+            hours = int(terms.older_than.total_seconds()) // 3600
             said.append(
-                "AWS credentials are set, and this version has no AWS part yet: the local meter is the billing source, "
-                "and nothing is asked of AWS. AWS is not validated."
+                "AWS credentials are set, so the bill is Cost Explorer's: an answer costs $0.01 a page and is used for "
+                f"{hours} h. BILLING_SOURCE=local leaves AWS alone."
+            )
+        if self.mailer.name != "Maildir" and self.settings.mailer == "auto":
+            said.append(
+                f"Alerts go out by {self.mailer.name}, whose settings are there. MAILER=maildir keeps them here."
             )
         return tuple(said)
 
@@ -96,16 +124,22 @@ def get_cost_tracker(user: str | None = None) -> CostTracker:
     return CostTracker(made.treasury, user)
 
 
-def build(settings: Settings, *, clock: Clock, run_id: str = "", drill: bool = False) -> Parts:
+def build(
+    settings: Settings, *, clock: Clock, run_id: str = "", drill: bool = False, mailer: Mailer | None = None
+) -> Parts:
     """Put the parts together; a `drill` mails as one and keeps its books in the settings' own home."""
-    from podcastqa.alerts.maildir import MaildirMailer
     from podcastqa.alerts.outbox import Outbox
+    from podcastqa.bills.archive import BillArchive
+    from podcastqa.bills.desk import BillDesk
+    from podcastqa.bills.imported import ImportedBill, WithFiles
     from podcastqa.bills.local_meter import LocalMeterBill
     from podcastqa.database import open_database
-    from podcastqa.spend.budget import Budget
+    from podcastqa.providers import Providers, picked_bill, picked_mailer
+    from podcastqa.spend.budget import Budget, Kept
     from podcastqa.spend.ledger import Ledger
     from podcastqa.spend.meter import Meter
     from podcastqa.spend.mirror import Mirror
+    from podcastqa.spend.paid import Payer
     from podcastqa.spend.prices import PriceList
     from podcastqa.treasury import Treasury
     from podcastqa.users import Users
@@ -113,6 +147,7 @@ def build(settings: Settings, *, clock: Clock, run_id: str = "", drill: bool = F
     redactor = Redactor(settings.secrets)
     database = open_database(settings.database)
     users, prices, ledger = Users(database, clock), PriceList.load(), Ledger(database)
+    picked = picked_mailer(settings)
     budget = Budget(
         database,
         ledger,
@@ -121,14 +156,24 @@ def build(settings: Settings, *, clock: Clock, run_id: str = "", drill: bool = F
         user_limits=_user_limits(settings),
         hold_for=timedelta(seconds=settings.hold_seconds),
         name_of=lambda user_id: users.names().get(user_id, str(user_id)),
+        kept=Kept("aws-ses", Usd("0.01")) if picked == "ses" and mailer is None else None,  # a hundred mails
     )
     bill_path = settings.home / "local-meter.focus.csv"
     meter = Meter(bill_path, prices.named(settings.local_meter_price, clock.now().date()), clock, run_id=run_id)
-    bill_source = LocalMeterBill(bill_path, clock)
+    archive = BillArchive(database, clock, settings.aws_user_tag, settings.aws_account_id)
+    asker = Providers(settings, clock, database, users, prices, Payer(budget, redactor.text))
+    explorer = asker.cost_explorer() if picked_bill(settings) == "aws" else None
+    meter_bill = LocalMeterBill(bill_path, clock)
+    bill_source = WithFiles(explorer, ImportedBill(archive, explorer.name, clock)) if explorer else meter_bill
     mirror = Mirror(settings.home / "mirror.duckdb", database, clock)
-    outbox, mailer = Outbox(database, clock, drill=drill), MaildirMailer(settings.maildir)
+    outbox, mailer = Outbox(database, clock, drill=drill), mailer or asker.mailer(picked)
+
+    def imported() -> tuple[BillingSource, ...]:
+        return tuple(ImportedBill(archive, source, clock) for source in archive.sources())
+
+    desk = BillDesk(bill_source, meter_bill, imported, ledger, users)
     treasury = Treasury(
-        *(budget, ledger, meter, bill_source, mirror, prices, users, outbox, mailer, clock),
+        *(budget, ledger, meter, desk, mirror, prices, users, outbox, mailer, clock),
         me=settings.user,
         operator_email=settings.cost_alert_email,
         thresholds=settings.alert_thresholds,
@@ -136,19 +181,21 @@ def build(settings: Settings, *, clock: Clock, run_id: str = "", drill: bool = F
     )
     return Parts(
         *(settings, redactor, clock, database, users, prices, ledger, budget, meter, bill_source, mirror),
-        *(outbox, mailer, treasury),
+        *(outbox, mailer, treasury, archive, asker.aws, explorer, asker.payer),
     )
 
 
-def drill_parts(made: Parts, run_id: str, **limits: str) -> Parts:
-    """Parts of the same kinds and the same mailbox, with books of their own: for limits refused and stops pressed.
+def drill_parts(
+    made: Parts, run_id: str, limits: Mapping[str, str] | None = None, *, mailer: Mailer | None = None
+) -> Parts:
+    """Parts with books of their own, no cloud bill and (unless another is given) the real mailer: for limits refused.
 
-    `limits` are settings such as `daily_budget_limit="0.50"`.
+    `limits` are settings: `{"daily_budget_limit": "0.50"}`. What the real mailer costs is paid from the real books.
     """
     home = made.settings.home / "drills" / run_id
-    changed = {name: Usd(Decimal(amount)) for name, amount in limits.items()}
-    settings = replace(made.settings, home=home, database_url="", **changed)  # type: ignore[arg-type]
-    return build(settings, clock=made.clock, run_id=run_id, drill=True)
+    changed = {name: Usd(Decimal(amount)) for name, amount in (limits or {}).items()}
+    settings = replace(made.settings, home=home, database_url="", billing_source="local", **changed)  # type: ignore[arg-type]
+    return build(settings, clock=made.clock, run_id=run_id, drill=True, mailer=mailer or made.mailer)
 
 
 def _system_limits(settings: Settings) -> dict[WindowKind, Usd]:

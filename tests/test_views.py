@@ -96,6 +96,25 @@ def plain_days(booked: list[Booked], billed: list[Billed], user: int | None) -> 
     return whole, sum(sums.values())
 
 
+def plain_users(booked: list[Booked], billed: list[Billed], user: int | None) -> dict[int, int]:
+    """What each user cost in pico-dollars: the larger of both, as long as the users do not exceed the day's whole."""
+    costs: dict[int, int] = {b.user: 0 for b in booked if user in (None, b.user)}
+    for source, day in {(b.source, b.day) for b in (*booked, *billed)}:
+        mine: dict[int, int] = defaultdict(int)
+        for one in booked:
+            if (one.source, one.day) == (source, day) and user in (None, one.user):
+                mine[one.user] += one.actual + one.correction
+        told = {b.user: b.gross for b in billed if (b.source, b.day) == (source, day)}
+        tags = {who: gross for who, gross in told.items() if who and user in (None, who)}
+        whole, sure = told.get(user or 0, 0), sum(mine.values())
+        shares = {who: max(mine.get(who, 0), tags.get(who, 0)) for who in {*mine, *tags}}
+        if sum(shares.values()) > max(whole, sure):
+            shares = tags if whole > sure else mine
+        for who, share in shares.items():
+            costs[who] = costs.get(who, 0) + share
+    return {who: cost for who, cost in costs.items() if cost or any(b.user == who for b in booked)}
+
+
 @pytest.fixture
 def people(parts: Parts) -> dict[int, str]:
     for name in ("ada", "bob", "cy"):
@@ -120,12 +139,11 @@ def test_the_parts_and_unattributed_are_the_whole_and_the_whole_is_what_plain_py
             views.by_day(parts.mirror, *span, user),
         ):
             assert answer.total_cost.pico == whole
-            assert sum(part.cost.pico for part in answer.parts) == sure
-            assert answer.unattributed_cost.pico == whole - sure >= 0
-        assert {part.name: part.cost.pico for part in by_user.parts} == {
-            people[who]: sum(one.actual + one.correction for one in booked if one.user == who)
-            for who in {one.user for one in booked if user in (None, one.user)}
-        }
+            assert sum(part.cost.pico for part in answer.parts) + answer.unattributed_cost.pico == whole
+            if answer is not by_user:
+                assert answer.unattributed_cost.pico == whole - sure >= 0
+        users = plain_users(booked, billed, user)
+        assert {part.name: part.cost.pico for part in by_user.parts} == {people[who]: c for who, c in users.items()}
     promised = views.variance(parts.mirror, *span, None)
     assert {row.service: (row.calls, row.estimate.pico, row.actual.pico, row.overruns) for row in promised.rows} == {
         service: (
@@ -207,6 +225,17 @@ def test_what_the_bill_has_beyond_the_ledger_is_unattributed_by_the_day(
     assert answer.unattributed_cost == Usd("4")  # today max(3, 2) - 3 = 0; yesterday max(1, 5) - 1 = 4
     assert answer.total_cost == Usd("8")  # 3 + 5
     assert [row["cost in USD"] for row in answer.table().records()][-2:] == ["4.000000000000", "8.000000000000"]
+
+
+def test_a_user_whom_the_bill_names_is_shown_with_what_it_says(parts: Parts, book: Callable[..., None]) -> None:
+    book("ada", "3")
+    ada, bob = (parts.users.get(name).id for name in ("ada", "bob"))
+    today = day_number(A_WEDNESDAY.date())
+    bill = [(today, 0, Usd("9"), Usd("9")), (today, ada, Usd("4"), Usd("4")), (today, bob, Usd("2"), Usd("2"))]
+    parts.ledger.put_bill("own-estimate", bill, A_WEDNESDAY)
+    answer = parts.treasury.by_user()
+    assert rows(answer) == {"ada": ("4.00", 1), "bob": ("2.00", 0)}  # ada max(3, 4); bob max(0, 2)
+    assert (answer.unattributed_cost, answer.total_cost) == (Usd("3"), Usd("9"))  # max(3, 9) - 4 - 2
 
 
 def test_a_deleted_users_spend_stays_without_the_name(parts: Parts, book: Callable[..., None]) -> None:

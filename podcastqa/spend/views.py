@@ -1,7 +1,8 @@
 """What was spent, by day, user, service or operation: asked of the mirror, exact to the last unit.
 
-The cost of a day is, per billing source, the larger of what was booked and what the bill says. What the bill has beyond
-the bookings is `unattributed`, so that users (or services) and unattributed always sum to the total.
+The cost of a day is, per billing source, the larger of what was booked and what the bill says; a user's likewise, where
+the bill names users, as long as the users do not exceed the day. What is left is `unattributed`, so that users (or
+services) and unattributed always sum to the total.
 """
 
 from __future__ import annotations
@@ -24,6 +25,21 @@ _DAYS = f"""WITH booked AS (SELECT day, source, {_BOOKED} AS pico FROM entries
  FROM booked FULL JOIN bills USING (day, source) GROUP BY day ORDER BY day"""
 _GROUPS = """SELECT {key}, {booked}, count(*) FILTER (WHERE kind = 'reserve') FROM entries
  WHERE day BETWEEN ? AND ? AND (? IS NULL OR user_id = ?) GROUP BY {key} ORDER BY {key}"""
+_USERS = f"""WITH booked AS (SELECT day, source, user_id, {_BOOKED} AS pico,
+ count(*) FILTER (WHERE kind = 'reserve') AS calls FROM entries
+ WHERE day BETWEEN $1 AND $2 AND ($3 IS NULL OR user_id = $3) GROUP BY day, source, user_id),
+ billed AS (SELECT day, source, user_id, sum(gross_pico) AS pico FROM bill_days
+ WHERE day BETWEEN $1 AND $2 AND user_id <> 0 AND ($3 IS NULL OR user_id = $3) GROUP BY day, source, user_id),
+ whole AS (SELECT day, source, sum(gross_pico) AS pico FROM bill_days
+ WHERE day BETWEEN $1 AND $2 AND user_id = coalesce($3, 0) GROUP BY day, source),
+ users AS (SELECT day, source, user_id, coalesce(booked.pico, 0) AS booked, coalesce(billed.pico, 0) AS billed,
+ greatest(coalesce(booked.pico, 0), coalesce(billed.pico, 0)) AS larger, coalesce(calls, 0) AS calls
+ FROM booked FULL JOIN billed USING (day, source, user_id)),
+ days AS (SELECT day, source, sum(booked) AS booked, sum(larger) AS larger, coalesce(any_value(whole.pico), 0) AS whole
+ FROM users LEFT JOIN whole USING (day, source) GROUP BY day, source)
+ SELECT user_id, sum(CASE WHEN days.larger <= greatest(whole, days.booked) THEN users.larger
+ WHEN whole > days.booked THEN billed ELSE users.booked END) AS cost, sum(calls) AS calls
+ FROM users JOIN days USING (day, source) GROUP BY user_id HAVING cost <> 0 OR sum(calls) > 0 ORDER BY user_id"""
 _VARIANCE = """SELECT done.service, done.operation, count(*), sum(promised.amount_pico), sum(done.amount_pico),
  count(*) FILTER (WHERE done.amount_pico > promised.amount_pico)
  FROM entries done JOIN entries promised ON promised.hold_id = done.hold_id AND promised.kind = 'reserve'
@@ -117,15 +133,23 @@ def by_day(mirror: Mirror, first: int, last: int, user_id: int | None) -> CostSu
     return CostSummary(span, "day", parts, _usd(sum(real - booked for _, real, booked in days)))
 
 
+def real_days(mirror: Mirror, first: int, last: int) -> list[tuple[date, Usd]]:
+    """What each day on which anything was booked or billed really cost the whole system."""
+    with mirror.opened() as (connection, _):
+        return [(day_of(day), _usd(real)) for day, real, _ in _days(connection, first, last, None)]
+
+
 def by_group(mirror: Mirror, by: str, first: int, last: int, user_id: int | None, names: dict[int, str]) -> CostSummary:
     """What each user or service cost (`by`), and what nobody booked."""
-    key = {"user": "user_id", "service": "service"}[by]
     with mirror.opened() as (connection, watermark):
         span = _span(first, last, user_id, watermark.synced_us)
         days = _days(connection, first, last, user_id)
-        groups = _groups(connection, key, first, last, user_id)
-    beyond = sum(real - booked for _, real, booked in days)
-    parts = tuple(Share(names.get(name, str(name)), _usd(cost), calls) for name, cost, calls in groups)
+        if by == "user":
+            groups = list(connection.execute(_USERS, [first, last, user_id]).fetchall())
+        else:
+            groups = _groups(connection, by, first, last, user_id)
+    beyond = sum(real for _, real, _ in days) - sum(cost for _, cost, _ in groups)
+    parts = tuple(Share(names.get(name, str(name)), _usd(cost), int(calls)) for name, cost, calls in groups)
     return CostSummary(span, by, parts, _usd(beyond))
 
 
