@@ -51,8 +51,19 @@ def equals_the_ledger(parts: Parts) -> bool:
     """Every row, not only the sums."""
     rows = parts.database.driver().execute("SELECT * FROM entries ORDER BY id").fetchall()
     bills = parts.database.driver().execute(BILLS.replace("ALL", "1, 2, 3")).fetchall()
+    lines = parts.database.driver().execute("SELECT * FROM bill_lines ORDER BY id").fetchall()
     mirrored = parts.mirror.query("SELECT * FROM entries ORDER BY id")
-    return rows == mirrored and bills == parts.mirror.query(BILLS)
+    mirrored_lines = parts.mirror.query("SELECT * FROM bill_lines ORDER BY id")
+    return rows == mirrored and bills == parts.mirror.query(BILLS) and lines == mirrored_lines
+
+
+def imported(parts: Parts, folder: Path, *costs: str) -> None:
+    """A month's bill with these charges, imported."""
+    header = "BilledCost,EffectiveCost,BillingCurrency,ChargeCategory,ChargePeriodStart,ServiceName,ProviderName"
+    rows = [f"{cost},{cost},USD,Usage,2024-02-20 10:00:00,s,AWS" for cost in costs]
+    path = folder / "bill.csv"
+    path.write_text("\n".join([header, *rows]), encoding="utf-8")
+    parts.archive.add(str(path))
 
 
 def test_a_sync_copies_what_is_new_and_only_that(parts: Parts, clock: SetClock, ada: User) -> None:
@@ -105,6 +116,46 @@ def test_whatever_was_booked_between_syncs_the_sums_are_the_ledgers(
         total = sum(entry.amount.pico for entry in parts.ledger.entries())
         assert parts.mirror.query("SELECT coalesce(sum(amount_pico), 0) FROM entries") == [(total,)]
     assert equals_the_ledger(parts)
+
+
+def test_lines_of_imported_bills_are_copied_once_and_what_stands_is_summed_exactly(
+    parts: Parts, ada: User, tmp_path: Path
+) -> None:
+    imported(parts, tmp_path, "0.1", "0.000000000002")
+    assert (parts.mirror.sync().new_bill_lines, parts.mirror.sync().new_bill_lines) == (2, 0)
+    assert parts.mirror.query("SELECT sum(amount_usd) FROM bill_lines_usd") == [(Decimal("0.100000000002"),)]
+    imported(parts, tmp_path, "0.2", "0.3", "1E-12")  # the same month, delivered again
+    mark = parts.mirror.sync()
+    assert (mark.last_id, mark.new_rows, mark.new_bill_lines) == (8, 0, 3)
+    found = parts.mirror.query("SELECT sum(amount_usd), sum(effective_usd), sum(amount_pico) FROM bill_lines_usd")
+    assert found == [(Decimal("0.500000000001"), Decimal("0.500000000001"), 500_000_000_001)]
+    assert equals_the_ledger(parts)
+    mark = parts.mirror.rebuild()
+    assert (mark.new_rows, mark.new_bill_lines) == (8, 5)
+    assert equals_the_ledger(parts)
+
+
+def test_bills_of_other_books_at_the_same_place_are_read_anew(
+    parts: Parts, ada: User, tmp_path: Path, migrated: Path
+) -> None:
+    parts.database.driver().execute("VACUUM INTO ?", (str(tmp_path / "other.sqlite"),))
+    other = open_database(f"sqlite:///{tmp_path / 'other.sqlite'}")
+    imported(parts, tmp_path, "1", "2")
+    assert parts.mirror.sync().new_bill_lines == 2
+    mirror = Mirror(parts.mirror.path, other, parts.clock)
+    assert mirror.query("SELECT count(*) FROM bill_lines_usd") == [(0,)]  # the same ledger, and no bill
+    mark = parts.mirror.sync()
+    assert (mark.new_rows, mark.new_bill_lines) == (0, 2)
+    other.close()
+
+
+def test_a_mirror_of_before_bills_were_imported_goes_on(parts: Parts, ada: User, tmp_path: Path) -> None:
+    parts.mirror.sync()
+    with duckdb.connect(str(parts.mirror.path)) as connection:
+        connection.execute("DROP VIEW bill_lines_usd; DROP TABLE bill_lines; DROP TABLE bill_lines_read_to")
+    imported(parts, tmp_path, "1")
+    mark = parts.mirror.sync()
+    assert (mark.new_rows, mark.new_bill_lines, mark.on_disk) == (0, 1, True)
 
 
 def test_sums_beyond_64_bits_do_not_overflow(parts: Parts, clock: SetClock) -> None:
