@@ -329,6 +329,7 @@ def test_what_is_delivered_is_in_the_mailbox_and_marked_and_not_sent_twice(datab
     assert not done.failed
     assert done.sent == box.sent()
     assert box.pending() == ()
+    assert "sent to ada@example.org by Maildir" in str(done)
     for notice in done.sent:
         mail = mailer.read_back(notice.message_id)
         assert mail is not None

@@ -1,6 +1,7 @@
 """An alert says who, which window, how much of how much and what to do; nothing in it can become a header or markup.
 
-Pure: from facts to an e-mail message. Whoever keeps alerts (`outbox`) and whoever carries them (`maildir`) meet here.
+Pure: from facts to an e-mail message. Whoever keeps alerts (`outbox`) and whoever carries them (`maildir`, `smtp`,
+`ses`) meet here.
 """
 
 from __future__ import annotations
@@ -145,7 +146,11 @@ class Receipt:
 
 
 class Mailer(Protocol):
-    """Carries a mail. It raises MailError where it cannot, and may be handed the same Message-ID twice."""
+    """Carries a mail; it may be handed the same Message-ID twice.
+
+    It raises MailError or ProviderError where it cannot (`in_doubt`: it may have gone all the same), and Refused where
+    a mail costs money and the budget has no room for it.
+    """
 
     @property
     def name(self) -> str:
@@ -187,6 +192,16 @@ def compose(alert: Alert, *, recipient: str, sender: str, at: datetime, drill: b
     message.set_content(_text(alert, drill))
     message.add_alternative(_html(alert, drill), subtype="html")
     return message
+
+
+def wire_bytes(message: EmailMessage) -> bytes:
+    """The mail as a server takes it: lines end in CRLF, and all of it is ASCII, so that any server may pass it on."""
+    return message.as_bytes(policy=message.policy.clone(cte_type="7bit", linesep="\r\n"))
+
+
+def recipients(message: EmailMessage) -> list[str]:
+    """The bare addresses that it goes to."""
+    return [address.addr_spec for address in message["To"].addresses]
 
 
 def one_line(text: str) -> str:

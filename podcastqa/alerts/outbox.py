@@ -3,6 +3,7 @@
 A row is unique by user, window and threshold, so raising an alert twice is raising it once. To send, a process claims
 the row in one transaction, hands the mail over and marks it sent. If it dies in between, the claim runs out after a
 minute and the next delivery takes over; the mail has the same Message-ID, so that a carrier that has it keeps one.
+A mail that may have gone although nobody said so keeps its claim likewise; one that surely did not go frees it at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from sqlalchemy import (
@@ -34,7 +35,7 @@ from podcastqa.clock import Clock, WindowKind, day_number, day_of, from_microsec
 from podcastqa.database import SYSTEM, Database, Scope, metadata
 from podcastqa.display import Table as Shown
 from podcastqa.display import Tabular
-from podcastqa.errors import PodcastQAError
+from podcastqa.errors import PodcastQAError, Refused
 from podcastqa.money import Usd
 from podcastqa.users import Users, owner
 
@@ -81,17 +82,30 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Delivery(Tabular):
-    """What one round of delivery did: the mails that went, and those that did not, each with the problem."""
+    """What one round of delivery did: the mails that went, and those that did not or may not have, with the problem."""
 
     sent: tuple[Notice, ...] = ()
     failed: tuple[tuple[Notice, str], ...] = ()
+    in_doubt: tuple[tuple[Notice, str], ...] = ()
+    """They may have gone; a later round sends them again under the same Message-ID."""
+    by: str = field(default="", compare=False)
+    """The mailer's name."""
+
+    def said(self) -> tuple[str, ...]:
+        """For people: which alerts did not go, and why; nothing where all did."""
+        waiting = [*self.in_doubt, *self.failed]
+        return (f"ALERTS THAT WERE NOT MAILED: {len(waiting)}. {waiting[0][1]}",) if waiting else ()
 
     def table(self) -> Shown:
         """One row an alert."""
-        gone = [(n, f"sent to {n.recipient}") for n in self.sent]
+        outcomes = [
+            *((notice, f"sent to {notice.recipient} by {self.by}") for notice in self.sent),
+            *((notice, f"in doubt: {problem}") for notice, problem in self.in_doubt),
+            *((notice, f"not sent: {problem}") for notice, problem in self.failed),
+        ]
         rows = tuple(
             (n.alert.whose, str(n.alert.window), n.alert.threshold, n.alert.spent, n.alert.limit, outcome)
-            for n, outcome in [*gone, *((n, f"not sent: {problem}") for n, problem in self.failed)]
+            for n, outcome in outcomes
         )
         columns = ("who", "window", "threshold", "spent (USD)", "limit (USD)", "mail")
         return Shown("Alerts", columns, rows, () if rows else ("No alert is waiting.",))
@@ -130,10 +144,12 @@ class Outbox:
     def deliver(self, mailer: Mailer, recipient_of: Callable[[int], str] | None = None) -> Delivery:
         """Send what is waiting and nobody else is sending now. A mail that fails waits for the next round.
 
-        `recipient_of` names the address for a user's id (0: the operator); an empty one means operator@localhost.
+        One that may have gone (the problem is in doubt) waits until its claim runs out. `recipient_of` names the
+        address for a user's id (0: the operator); an empty one means operator@localhost.
         """
         sent: list[Notice] = []
         failed: list[tuple[Notice, str]] = []
+        in_doubt: list[tuple[Notice, str]] = []
         for notice in self.pending():
             claim = self._claim(notice)
             if claim is None:
@@ -142,11 +158,14 @@ class Outbox:
                 recipient = (recipient_of(notice.alert.user_id) if recipient_of else "") or NOBODY_NAMED
                 receipt = self._send(mailer, notice, recipient)
             except PodcastQAError as problem:
-                self._release(notice, claim)
-                failed.append((notice, str(problem)))
+                if getattr(problem, "in_doubt", False):
+                    in_doubt.append((notice, str(problem)))
+                else:
+                    self._release(notice, claim)
+                    failed.append((notice, _why(problem)))
             else:
                 sent += self._mark(notice, receipt, recipient)
-        return Delivery(tuple(sent), tuple(failed))
+        return Delivery(tuple(sent), tuple(failed), tuple(in_doubt), mailer.name)
 
     def _send(self, mailer: Mailer, notice: Notice, recipient: str) -> Receipt:
         return mailer.send(
@@ -201,6 +220,13 @@ class Outbox:
         # Names after rows: a user added in between has a name for every row that was read.
         names = (self._users.names() if rows else {}) | {SYSTEM_ID: SYSTEM_SCOPE}
         return tuple(_notice(row, names[row["user_id"]]) for row in rows)
+
+
+def _why(problem: PodcastQAError) -> str:
+    """A mail that costs money may be refused like anything that does: then nothing is wrong with the mail."""
+    if isinstance(problem, Refused):
+        return f"the alert waits, for the budget did not allow the mail: {problem}"
+    return str(problem)
 
 
 def _insert(connection: Connection, alert: Alert, now: int) -> bool:
