@@ -282,4 +282,4 @@ def test_time_that_this_process_used_and_nobody_booked_shows_as_unattributed(wor
     assert found.matches  # shown, so no difference
     assert found.bill_total == found.ledger_total + found.unattributed
     assert sum((line.bill for line in found.lines), ZERO) == found.ledger_total
-    assert parts.treasury.bill_source.name == SOURCE
+    assert parts.treasury.bills.in_use.name == SOURCE

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from datetime import UTC, date, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ from typing import Any
 import nbformat
 import pytest
 
+from podcastqa.bills.bill import Bill, BillLine, Provenance
+from podcastqa.bills.days import DayReconciliation, reconcile_days
+from podcastqa.clock import day_number
 from podcastqa.display import Table
 from podcastqa.money import Usd
-from podcastqa.workbook import figures, report
+from podcastqa.spend.entries import Entry, EntryKind, Operation
+from podcastqa.spend.projection import project
+from podcastqa.workbook import bill_figures, figures, report
 from podcastqa.workbook.cells import clean, demoted
 from podcastqa.workbook.criteria import VERDICT_MIME, Criterion, Finding, Outcome
 from podcastqa.workbook.history import Run
@@ -29,6 +35,7 @@ ERRANDS = re.compile(
     r"\w+ (?:https?://)?(?:(?:accounts|clients\d|android\.clients)\.google\.com"
     r"|(?:update|optimizationguide-pa|safebrowsing)\.googleapis\.com)[:/]"
 )
+NOON = datetime(2024, 2, 28, 12, tzinfo=UTC)
 SPENT = [("the day", Usd("0.000412"), Usd("5")), ("the month", Usd("104.5"), Usd("100"))]
 
 
@@ -87,11 +94,53 @@ def record(verdict: str = "PASS", *findings: Finding, **more: Any) -> dict[str, 
     }
 
 
+def a_bill(*lines: BillLine) -> Bill:
+    return Bill("aws", lines, (), Provenance("c", "a", "", NOON, NOON))
+
+
+def charged(
+    day: int, amount: str, service: str = "AWS Cost Explorer", user: str = "", category: str = "Usage"
+) -> BillLine:
+    return BillLine(date(2024, 2, day), user, "", service, category, Usd(amount))
+
+
+def booked(day: int, amount: str) -> Entry:
+    what = Operation(1, "aws-cost-explorer", "GetCostAndUsage", "aws")
+    return Entry(day, f"hold {day}", EntryKind.SETTLE, what, Usd(amount), day_number(date(2024, 2, day)), NOON, "")
+
+
+def three_days(*, by_service: bool = False) -> DayReconciliation:
+    """A day that matches, one on which less was billed than booked, one that is late."""
+    told = a_bill(charged(1, "0.02"), charged(2, "0.01"), charged(3, "0.01"), charged(3, "1", "Tax", category="Tax"))
+    return reconcile_days(
+        *("aws", [booked(1, "0.02"), booked(2, "0.03"), booked(3, "0.05")], told),
+        first=date(2024, 2, 1),
+        end=date(2024, 3, 1),
+        complete_through=date(2024, 2, 2),
+        closed_before=None,
+        by_service=by_service,
+    )
+
+
+def month_so_far(limit: str = "0.5") -> figures.Figure:
+    days = [(date(2024, 2, day), Usd("0.01")) for day in range(1, 20)]
+    found = project(days, date(2024, 2, 20), Usd("0.19"))
+    return drawn(bill_figures.projection_against_limit(days, found, Usd(limit)))
+
+
+def drawn(figure: figures.Figure | figures.NoFigure) -> figures.Figure:
+    assert isinstance(figure, figures.Figure)
+    return figure
+
+
 def all_figures() -> list[figures.Figure]:
     return [
         figures.spend_against_limits(SPENT),
         figures.estimate_against_actual([("ask", Usd("0.00004"), Usd("0.00005"))]),
         figures.spend_per_user([("ada", Usd("0.1")), ("unattributed", Usd("0.02"))]),
+        drawn(bill_figures.spend_on_bill(a_bill(charged(1, "0.02"), charged(2, "1", "Tax")), "service")),
+        drawn(bill_figures.bill_against_ledger(three_days())),
+        month_so_far(),
     ]
 
 
@@ -179,14 +228,14 @@ def test_a_page_says_its_language_its_landmarks_and_a_text_for_every_picture() -
     tags = Tags(report.render(notebook(png, *map(shown, all_figures())), record()))
     assert tags.of("html") == [{"lang": "en"}]
     assert [len(tags.of(name)) for name in ("header", "nav", "main", "footer", "h1")] == [1] * 5
-    assert len(tags.of("img")) == 4
+    assert len(tags.of("img")) == 1 + len(all_figures())
     assert all(attributes.get("alt") for attributes in tags.of("img"))
 
 
 def test_figures_stand_once_above_and_are_linked_from_their_cell() -> None:
     closing = nbformat.v4.new_output("display_data", {"text/html": "<p>twice</p>", VERDICT_MIME: {"a": 1}})
     html = report.render(notebook(*map(shown, all_figures()), closing), record())
-    assert html.count("<figure ") == 3
+    assert html.count("<figure ") == len(all_figures())
     assert 'href="#figure-3"' in html
     assert "twice" not in html
 
@@ -222,6 +271,79 @@ def test_figures_of_nothing_and_of_many_rows_are_drawn() -> None:
     many = figures.estimate_against_actual([(f"op {i}", Usd("1"), Usd("2")) for i in range(60)])
     assert "24 with the largest differences of 60" in many.caption
     assert len(many.table.rows) == 60
+
+
+def test_a_bill_is_drawn_by_service_and_by_user_with_the_most_first() -> None:
+    told = a_bill(
+        *(charged(1, "0.02", user="1"), charged(2, "0.03", user="1"), charged(2, "1.5", "Tax")),
+        *(charged(3, "-1", category="Credit"), charged(3, "-0.25", "EC2 $5")),
+    )
+    by_service = drawn(bill_figures.spend_on_bill(told, "service"))
+    assert by_service.alt == (  # 0.05 + 1.5 - 0.25
+        "Bars of spend per service, $1.30 in all. Tax $1.50; AWS Cost Explorer $0.05; EC2 $5 -$0.25."
+    )
+    assert by_service.caption == "Gross: without credits and refunds. With credits and refunds it comes to $0.30."
+    assert by_service.table.rows[-1] == ("all", Usd("1.3"))
+    by_user = drawn(bill_figures.spend_on_bill(told, "user", {"1": "ada"}))
+    assert by_user.alt == "Bars of spend per user, $1.30 in all. unattributed $1.25; ada $0.05."
+    assert by_user.caption.startswith("Gross")
+    many = drawn(bill_figures.spend_on_bill(a_bill(*(charged(1, "1", f"s{n}") for n in range(60))), "service"))
+    assert "The first 24 of 60 are drawn" in many.caption
+    assert many.alt.endswith("36 others $36.00.")
+    assert len(many.table.rows) == 61
+
+
+def test_bill_and_ledger_are_drawn_by_day_and_said_by_kind() -> None:
+    figure = drawn(bill_figures.bill_against_ledger(three_days()))
+    assert figure.alt == (
+        "Bars of the bill and rings of the ledger on 3 days from 2024-02-01 to 2024-02-03: $1.04 billed, $0.10 booked. "
+        "matched 1 day ($0.00 ledger less bill); late 1 day (-$0.96 ledger less bill); "
+        "unexplained 1 day ($0.02 ledger less bill). Wrong: unexplained: 2024-02-02, $0.03 booked, $0.01 billed."
+    )
+    assert figure.table.rows[2] == (date(2024, 2, 3), Usd("1.01"), Usd("0.05"), Usd("-0.96"), "late")
+    assert all(f"--{colour}" in figure.svg for colour in ("spent", "over", "soft"))
+    assert "US dollars" in figure.svg
+    by_service = drawn(bill_figures.bill_against_ledger(three_days(by_service=True)))
+    assert "late 2 rows" in by_service.alt
+    assert by_service.table.rows == figure.table.rows
+
+
+def test_a_projection_is_drawn_with_its_interval_and_the_limit_where_it_is_near() -> None:
+    near, far = month_so_far("0.2"), month_so_far("100")
+    assert near.alt == (
+        "$0.19 spent until 2024-02-20; projected to end at $0.29, between $0.29 and $0.29 (80 % interval), "
+        "above the month's limit of $0.20."
+    )
+    assert "within the month's limit of $100.00" in far.alt
+    assert far.caption.endswith("The limit of $100.00 is far above the drawing.")
+    assert "a projection, not a bill" in far.caption
+    assert near.table.rows[18:] == (
+        *((date(2024, 2, 19), Usd("0.19")), (date(2024, 2, 20), Usd("0.19"))),
+        *((f"2024-02-29, {end}", Usd("0.29")) for end in ("low", "expected", "high")),
+        ("limit", Usd("0.2")),
+    )
+
+
+def test_where_there_is_nothing_to_draw_from_a_sentence_says_so() -> None:
+    nothing = reconcile_days(
+        *("aws", [], a_bill()),
+        first=date(2024, 2, 1),
+        end=date(2024, 3, 1),
+        complete_through=None,
+        closed_before=None,
+    )
+    none = project([], date(2024, 2, 20), Usd("0"))
+    said = [
+        bill_figures.spend_on_bill(a_bill(), "user"),
+        bill_figures.bill_against_ledger(nothing),
+        bill_figures.projection_against_limit([], none, Usd("5")),
+    ]
+    assert all(isinstance(one, figures.NoFigure) for one in said)
+    html = report.render(notebook(*map(shown, said)), record())
+    assert "The bill has no charges" in html
+    assert "Neither has anything from 2024-02-01 to 2024-02-29." in html
+    assert "No projection yet" in html
+    assert "<figure " not in html
 
 
 def test_headings_go_below_the_pages_own_and_links_keep_only_safe_schemes() -> None:
