@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from podcastqa.errors import BadEstimate, Misuse
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from podcastqa.clock import WindowKind
     from podcastqa.money import Usd
     from podcastqa.settings import Settings
@@ -32,6 +34,15 @@ Watch the money
   podcastqa spend                       what the last 7 days cost (--days 30 for more)
   podcastqa spend --by user             ... by user, by service, by day
   podcastqa spend --variance            ... each operation: estimate, actual, difference
+  podcastqa spend --projection          ... what this month will have cost at its end
+  podcastqa spend --focus OUT.parquet   ... the whole ledger as a file, in FOCUS 1.2
+
+Put it beside the bills
+  podcastqa bills import PATH           keep a FOCUS, CUR or console export: file, folder or 'glob'
+  podcastqa bills list                  what was imported, and what of it stands
+  podcastqa bills reconcile             ledger beside bill, by day (--month 2026-10, --by-service)
+  podcastqa bills compare FILE          Cost Explorer beside its console's CSV
+  podcastqa bills report [FILE]         explore bills in a notebook, and write its report
 
 Keep it in bounds
   podcastqa budget show                 the limits in force
@@ -92,7 +103,7 @@ class Parser(argparse.ArgumentParser):
 def chosen(words: Sequence[str], commands: Iterable[str]) -> tuple[str, list[str]]:
     """The command that the first one or two words name, and the words after it.
 
-    Of a command with several actions (budget, users, report) the first listed is meant where none is said.
+    Of a command with several actions (bills, budget, users, report) the first listed is meant where none is said.
     """
     first, rest = words[0], list(words[1:])
     known = list(commands)
@@ -163,6 +174,38 @@ def window(text: str) -> WindowKind:
     from podcastqa.clock import WindowKind
 
     return WindowKind(one_of(*WindowKind)(text))
+
+
+def month(text: str) -> date:
+    """The first day of a month written like 2026-10."""
+    from datetime import date
+
+    year, _, number = text.partition("-")
+    digits = text.isascii() and year.isdigit() and number.isdigit()
+    if not (digits and (len(year), len(number)) == (4, 2) and year[0] == "2" and 1 <= int(number) <= 12):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a month; write it like 2026-10")
+    return date(int(year), int(number), 1)
+
+
+def existing(text: str) -> str:
+    """A file, a folder, or a glob that finds something."""
+    import os
+    from glob import iglob
+
+    path = os.path.expanduser(text)  # a quoted ~ comes as it was typed
+    if not os.path.exists(path) and next(iglob(path, recursive=True), None) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} finds no file and no folder")
+    return path
+
+
+def existing_file(text: str) -> str:
+    """A file."""
+    import os
+
+    path = os.path.expanduser(text)
+    if not os.path.isfile(path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file")
+    return path
 
 
 def named_values(pairs: Iterable[Sequence[str]]) -> dict[str, str]:

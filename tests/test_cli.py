@@ -4,41 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from podcastqa.cli import COMMANDS
 from podcastqa.words import PAGE, help_page
+from tests.shell import Shell
 
-ROOT = Path(__file__).parent.parent
 CANARY = "Kq7vTz0pXw3mRb9cLd5e"
-
-
-class Shell:
-    """A shell in a folder of its own: its own home, its own reports, no config.env but its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        own = {"PODCASTQA_HOME": str(folder / "home"), "PODCASTQA_REPORTS": str(folder / "reports")}
-        foreign = ("PODCASTQA_", "AWS_", "PYTEST_")
-        self.environ = {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | own
-        self.environ["PYTHONPATH"] = str(ROOT)
-
-    def __call__(self, *words: str, code: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        call = self.call(*words, code=code)
-        return subprocess.run(
-            call, cwd=self.folder, env=self.environ | more, capture_output=True, text=True, timeout=120, check=False
-        )
-
-    @staticmethod
-    def call(*words: str, code: str = "") -> list[str]:
-        how = ["-c", code] if code else ["-m", "podcastqa.cli"]
-        return [sys.executable, "-W", "error", *how, *words]
 
 
 @pytest.fixture
@@ -66,6 +42,7 @@ def test_every_command_and_every_group_has_a_help_of_its_own() -> None:
     for name in COMMANDS:
         assert help_page([*name.split(), "--help"], COMMANDS).startswith(f"usage: podcastqa {name}")
     assert help_page(["budget", "--help"], COMMANDS).count("usage:") == 4
+    assert help_page(["bills", "--help"], COMMANDS).count("usage:") == 5
     assert help_page(["nonsense", "--help"], COMMANDS) == PAGE
 
 
@@ -93,6 +70,16 @@ sys.exit(status)
         (["spend", "--vairance"], "podcastqa spend does not take '--vairance'.", "Did you mean --variance?"),
         (["spend", "--by", "users"], "'users' is not one of user, service, day; did you mean user?", "spend --help"),
         (["spend", "--days", "0"], "'0' is not a number of days from 1 to 3660", "spend --help"),
+        (["spend", "--projection", "--days", "9"], "--projection and --days do not go together", "spend --projection"),
+        (["spend", "--by", "day", "--focus", "o.parquet"], "--focus and --by do not go", "spend --focus OUT.parquet"),
+        (["spend", "--projection", "--focus", "x"], "--projection and --focus do not go together", ""),
+        (["bills", "recncile"], "podcastqa bills has no command 'recncile'.", "Did you mean reconcile?"),
+        (["bills", "reconcile", "--month", "2026-13"], "'2026-13' is not a month; write it like 2026-10", "--help"),
+        (["bills", "reconcile", "--month", "October"], "'October' is not a month", "reconcile --help"),
+        (["bills", "import", "no/*.csv"], "'no/*.csv' finds no file and no folder", "import --help"),
+        (["bills", "import"], "the following arguments are required: PATH", "import --help"),
+        (["bills", "report", "none.csv"], "'none.csv' finds no file and no folder", "report --help"),
+        (["bills", "compare", "/"], "'/' is not a file", "compare --help"),
         (["budget", "set", "dya", "5.00"], "'dya' is not one of day, week, month; did you mean day?", "set --help"),
         (["budget", "set", "day", "5,00"], "'5,00' is not an amount of US dollars; write it like 5.00", "set --help"),
         (["budget", "set", "day", "nan"], "is not a finite amount of US dollars", "set --help"),
@@ -150,6 +137,9 @@ def test_a_limit_is_set_and_the_stop_is_pulled_and_released(shell: Shell) -> Non
         ["spend", "--by", "service", "--days", "31"],
         ["spend", "--by", "day"],
         ["spend", "--variance"],
+        ["spend", "--projection"],
+        ["bills"],
+        ["bills", "reconcile"],
         ["budget"],
         ["users"],
         ["report"],
@@ -265,80 +255,3 @@ def test_control_c_is_a_sentence_and_status_130(shell: Shell) -> None:
 def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fall(shell: Shell) -> None:
     done = shell("--help", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def bare_tree(folder: Path, *programs: str) -> dict[str, str]:
-    """A checkout in `folder/tree`, and an environment whose PATH holds these programs and no other."""
-    (folder / "tree/.ci").mkdir(parents=True)
-    (folder / "bin").mkdir()
-    for name in (".ci/setup", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder / "tree" / name)
-    for program in ("sh", "dirname", "cat", "cksum", "id", "tail", "rm", *programs):
-        found = shutil.which(program)
-        assert found
-        (folder / "bin" / program).symlink_to(found)
-    return {"PATH": str(folder / "bin"), "HOME": str(folder)}
-
-
-def set_up(folder: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    call = [str(folder / "bin/sh"), ".ci/setup"]
-    return subprocess.run(
-        call, cwd=folder / "tree", env=environ, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def test_set_up_names_the_apt_line_for_what_is_missing(tmp_path: Path) -> None:
-    done = set_up(tmp_path, bare_tree(tmp_path))
-    assert done.returncode == 1
-    assert "there is no Python of 3.11 or newer" in done.stderr
-    assert "apt install python3 python3-venv" in done.stderr
-    assert not (tmp_path / "tree/.venv").exists()
-
-
-def test_set_up_that_is_done_says_nothing_and_starts_nothing(tmp_path: Path) -> None:
-    environ = bare_tree(tmp_path)
-    tree = tmp_path / "tree"
-    (tree / ".venv/bin").mkdir(parents=True)
-    (tree / ".venv/bin/python").symlink_to(sys.executable)
-    wanted = subprocess.run(
-        ["sh", "-c", "pwd -P; cat pyproject.toml .ci/setup | cksum"],
-        cwd=tree,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (tree / ".venv/set-up").write_text(wanted.stdout)
-    done = set_up(tmp_path, environ)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    with (tree / "pyproject.toml").open("a") as file:
-        file.write("# another wish\n")
-    assert set_up(tmp_path, environ).returncode == 1  # there is no Python on this PATH, so it must have tried
-
-
-def notebook(folder: Path, **cell: object) -> None:
-    code = {"cell_type": "code", "id": "a", "metadata": {}, "source": "1", "execution_count": None, "outputs": []}
-    whole = {"cells": [code | cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-    (folder / "one.ipynb").write_text(json.dumps(whole))
-
-
-@pytest.mark.parametrize(
-    ("left", "said", "status"),
-    [
-        ({}, "1 checked, nothing stored", 0),
-        ({"execution_count": 3}, "cell 1: an execution count is stored", 1),
-        ({"outputs": [{"output_type": "stream", "name": "stdout", "text": "x"}]}, "cell 1: outputs are stored", 1),
-        ({"metadata": {"papermill": {}}}, "cell 1: metadata.papermill is stored", 1),
-    ],
-)
-def test_a_notebook_that_stores_what_a_run_left_is_refused(
-    tmp_path: Path, left: dict[str, object], said: str, status: int
-) -> None:
-    notebook(tmp_path, **left)
-    call = [sys.executable, str(ROOT / ".ci/check-notebooks"), str(tmp_path)]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert (done.returncode, said in done.stdout) == (status, True)
-
-
-def test_a_folder_without_a_notebook_is_refused_too(tmp_path: Path) -> None:
-    call = [sys.executable, str(ROOT / ".ci/check-notebooks"), str(tmp_path)]
-    assert subprocess.run(call, capture_output=True, check=False).returncode == 1
