@@ -38,6 +38,10 @@ class Stop:
         """For people."""
         return f"The notebook stopped at code cell {self.number}: {self.error}."
 
+    def record(self) -> dict[str, Any]:
+        """For the JSON twin."""
+        return {"cell": self.number, "id": self.cell_id, "index": self.index, "error": self.error}
+
 
 @dataclass(frozen=True, slots=True)
 class Execution:

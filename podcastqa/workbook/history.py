@@ -18,6 +18,7 @@ from podcastqa.money import Usd
 
 #: What a file must say to be a report's twin.
 _TWIN = ("step", "verdict", "criteria", "components", "cost_usd", "started", "finished", "run_id")
+_APPENDIX_TWIN = ("appendix", "title", "looked_at", "proves", "stopped_at", "started", "finished", "run_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,21 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class AppendixRun:
+    """One run of an appendix, as its JSON twin tells it: no verdict, and apart from the steps."""
+
+    record: dict[str, Any]
+    report: Path
+    href: str
+    """The way to it from the index, in URL form."""
+
+    @property
+    def started(self) -> datetime:
+        """When it began, UTC."""
+        return datetime.fromisoformat(self.record["started"])
+
+
+@dataclass(frozen=True, slots=True)
 class Listing(Tabular):
     """Runs, newest first."""
 
@@ -94,6 +110,12 @@ def collect(reports: Path) -> list[Run]:
     for run in sorted(found, key=lambda run: (run.started, run.href)):
         runs.append(replace(run, changed=tuple(changes(run.record, last_run(run.step, runs)))))
     return runs
+
+
+def appendices(reports: Path) -> list[AppendixRun]:
+    """Every run of an appendix that left a twin under `reports`, oldest first."""
+    found = [run for twin in reports.glob("*/*.json") if (run := _appendix_run(twin, reports))]
+    return sorted(found, key=lambda run: (run.started, run.href))
 
 
 def listing(runs: Iterable[Run]) -> Listing:
@@ -127,18 +149,35 @@ def write_index(reports: Path) -> Path:
 
     index = reports / "index.html"
     draft = index.with_name(f".{index.name}.{id(index):x}")
-    draft.write_text(index_html(collect(reports)), encoding="utf-8")
+    draft.write_text(index_html(collect(reports), appendices(reports)), encoding="utf-8")
     return draft.replace(index)
 
 
 def _run(twin: Path, reports: Path) -> Run | None:
     try:
-        record = json.loads(twin.read_text(encoding="utf-8"))
-        report = twin.with_suffix(".html")
-        if not isinstance(record, dict) or any(key not in record for key in _TWIN) or not report.exists():
-            return None
-        run = Run(record, report, quote(report.relative_to(reports).as_posix()))
-        _ = (run.duration, run.cost, run.components)  # a twin that somebody changed by hand is not one
+        found = _read(twin, reports, _TWIN)
+        run = Run(*found) if found else None
+        _ = run and (run.duration, run.cost, run.components)  # a twin that somebody changed by hand is not one
     except (OSError, ValueError, TypeError, ArithmeticError):
         return None
     return run
+
+
+def _appendix_run(twin: Path, reports: Path) -> AppendixRun | None:
+    try:
+        found = _read(twin, reports, _APPENDIX_TWIN)
+        run = AppendixRun(*found) if found else None
+        _ = run and (run.started, datetime.fromisoformat(run.record["finished"]) - run.started)
+        _ = run and run.record["stopped_at"] and run.record["stopped_at"]["cell"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return run
+
+
+def _read(twin: Path, reports: Path, needed: Sequence[str]) -> tuple[dict[str, Any], Path, str] | None:
+    """The record, its page, and the way to it; None where the file is no twin of that kind."""
+    record = json.loads(twin.read_text(encoding="utf-8"))
+    report = twin.with_suffix(".html")
+    if not isinstance(record, dict) or any(key not in record for key in needed) or not report.exists():
+        return None
+    return record, report, quote(report.relative_to(reports).as_posix())

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from podcastqa.display import show
 from podcastqa.money import Usd
-from podcastqa.workbook.cells import TEMPLATES, read_cells, warm
+from podcastqa.workbook.cells import TEMPLATES, Cells, read_cells, warm
 from podcastqa.workbook.criteria import Outcome, Verdict
-from podcastqa.workbook.history import Run
+from podcastqa.workbook.history import AppendixRun, Run
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["index_html", "render", "warm"]
+__all__ = ["index_html", "render", "render_appendix", "warm"]
 
-_TONES = {"PASS": "#17693a", "FAIL": "#ad1f19", "INCOMPLETE": "#b07a10"}
+_TONES = {"PASS": "#17693a", "FAIL": "#ad1f19", "INCOMPLETE": "#b07a10", "APPENDIX": "#1f5aa6"}
 _UNMEASURED = "cost not measured"
 _STOPPED = "The notebook stopped at"  # said in the verdict's own frame, with a link
 _TREND = 40
@@ -32,38 +32,67 @@ _TREND = 40
 
 def render(notebook: Any, record: Mapping[str, Any], changed: Sequence[str] = ()) -> str:
     """The report of one run; `notebook` is the executed NotebookNode, `changed` what differs from the run before."""
-    from markupsafe import Markup
-
-    stopped = record.get("stopped_at")
-    cells = read_cells(notebook, stopped["index"] if stopped else None)
+    stopped, cells = record.get("stopped_at"), _cells(notebook, record)
     criteria = [dict(row) | {"anchor": cells.anchors.get(row["id"])} for row in record["criteria"]]
     return _page(
         "report.html.j2",
-        record=record,
         verdict=record["verdict"],
         name=_step_name(record["step"]),
         title=record.get("title") or record["step"],
-        when=_when(record["started"]),
         said=_said(criteria),
         facts=_facts(record),
-        stopped=stopped,
-        notices=[text for text in record.get("notices", []) if not (stopped and text.startswith(_STOPPED))],
         criteria=criteria,
         # Of a notebook that stopped, all that comes after is not run: one line says so better than ten.
         open_criteria=[
             row for row in criteria if row["outcome"] == "FAIL" or (row["outcome"] != "PASS" and not stopped)
         ],
         changed=changed,
-        figures=[_figure(figure) for figure in cells.figures],
-        provenance=_grid(record.get("provenance", [])),
-        groups=_groups(record),
-        cells=Markup(cells.html),  # noqa: S704 - built by cells.py, which lets nothing through that could run
-        twin=Markup(embedded(record)),  # noqa: S704 - every < in it is escaped
+        **_shared(record, cells),
     )
 
 
-def index_html(runs: Iterable[Run]) -> str:
-    """The page of all runs: what changed last, each step with its trend, then every run, the newest first."""
+def render_appendix(notebook: Any, record: Mapping[str, Any]) -> str:
+    """The report of an appendix: the same page without verdict and criteria, red only where its notebook stopped."""
+    times = [("It took", _duration(record), ""), ("Started (UTC)", _when(record["started"]).removesuffix(" UTC"), "")]
+    return _page(
+        "appendix.html.j2",
+        verdict="FAIL" if record["stopped_at"] else "APPENDIX",
+        name="Appendix",
+        title=record["title"],
+        facts=[*map(tuple, record["facts"]), *times],
+        changed=(),
+        **_shared(record, _cells(notebook, record)),
+    )
+
+
+def _cells(notebook: Any, record: Mapping[str, Any]) -> Cells:
+    stopped = record.get("stopped_at")
+    return read_cells(notebook, stopped["index"] if stopped else None)
+
+
+def _shared(record: Mapping[str, Any], cells: Cells) -> dict[str, Any]:
+    """What the page of a step and that of an appendix both show."""
+    from markupsafe import Markup
+
+    stopped = record.get("stopped_at")
+    return {
+        "record": record,
+        "when": _when(record["started"]),
+        "stopped": stopped,
+        "notices": [text for text in record.get("notices", []) if not (stopped and text.startswith(_STOPPED))],
+        "figures": [_figure(figure) for figure in cells.figures],
+        "provenance": _grid(record.get("provenance", [])),
+        "groups": _groups(record),
+        "cells": Markup(cells.html),  # noqa: S704 - built by cells.py, which lets nothing through that could run
+        "twin": Markup(embedded(record)),  # noqa: S704 - every < in it is escaped
+    }
+
+
+def index_html(runs: Iterable[Run], appendices: Iterable[AppendixRun] = ()) -> str:
+    """The page of all runs: what changed last, each step with its trend, then every run, the newest first.
+
+    Appendices stand below, apart: they say nothing of what has passed.
+    """
     newest_first = sorted(runs, key=lambda run: run.started, reverse=True)
     rows = [_row(run) for run in newest_first]
     steps = []
@@ -72,7 +101,8 @@ def index_html(runs: Iterable[Run]) -> str:
         steps.append({"name": own[0]["name"], "newest": own[0], "trend": own[:_TREND][::-1]})
     changed = newest_first[0].changed if newest_first else ()
     verdict = rows[0]["verdict"] if rows else "INCOMPLETE"
-    return _page("index.html.j2", verdict=verdict, runs=rows, steps=steps, changed=changed)
+    looked = [_appendix_row(one) for one in sorted(appendices, key=lambda one: one.started, reverse=True)]
+    return _page("index.html.j2", verdict=verdict, runs=rows, steps=steps, changed=changed, appendices=looked)
 
 
 def embedded(record: Mapping[str, Any]) -> str:
@@ -93,7 +123,12 @@ def _page(template: str, verdict: str, **context: Any) -> str:
 
 
 _MARKS = {word.value: word.mark for word in (*Verdict, *Outcome)}
-_ICONS = {"PASS": "m9 17 5 5 9-11", "FAIL": "m10 10 12 12m0-12L10 22", "INCOMPLETE": "M16 8v9m0 7v.1"}
+_ICONS = {
+    "PASS": "m9 17 5 5 9-11",
+    "FAIL": "m10 10 12 12m0-12L10 22",
+    "INCOMPLETE": "M16 8v9m0 7v.1",
+    "APPENDIX": "M9 10h14M9 16h14M9 22h8",
+}
 
 
 @cache
@@ -135,7 +170,7 @@ def _groups(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]
     marks = [("Criteria version", version), ("Fingerprint", str(record.get("fingerprint", ""))[:16])]
     return [
         ("Components", [(key, show(value)) for key, value in record.get("components", {}).items()]),
-        ("Parameters", [(key, show(value)) for key, value in record.get("parameters", {}).items()]),
+        ("Parameters", [(key, show(value) or "–") for key, value in record.get("parameters", {}).items()]),
         ("What this verdict belongs to", [(key, str(value)) for key, value in marks if value]),
     ]
 
@@ -153,6 +188,18 @@ def _row(run: Run) -> dict[str, Any]:
         "passed": f"{sum(row['outcome'] == 'PASS' for row in criteria)} of {len(criteria)}",
         "components": ", ".join(str(value) for value in record.get("components", {}).values()),
         "cost": _cost(record),
+        "duration": _duration(record),
+        "href": run.href,
+    }
+
+
+def _appendix_row(run: AppendixRun) -> dict[str, Any]:
+    record, stopped = run.record, run.record["stopped_at"]
+    return {
+        "title": record["title"],
+        "when": _when(record["started"]),
+        "looked_at": record["looked_at"] or "–",
+        "ended": f"✘ stopped at cell {stopped['cell']}" if stopped else "ran to its end",
         "duration": _duration(record),
         "href": run.href,
     }

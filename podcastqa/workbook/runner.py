@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
@@ -54,7 +54,7 @@ def run(
     source = notebook or _notebook_of(step, settings)
     values = checked(step.parameters, given)
     chosen = {name: values[name] for name in given}
-    _refuse_stale(source, chosen)
+    refuse_stale(source, chosen)
 
     from podcastqa.workbook.execution import execute
 
@@ -68,7 +68,7 @@ def run(
 
 def read_verdict(notebook: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the closing cell of an executed notebook said, whoever ran it; None if it was never reached."""
-    said = list(_bundles(notebook, VERDICT_MIME))
+    said = list(bundles(notebook, VERDICT_MIME))
     return said[-1] if said else None
 
 
@@ -85,19 +85,18 @@ def record_of(done: Execution, step: Step, parameters: Mapping[str, Any], starte
         notices.append(
             "Cost not measured: the run stopped before its closing cell; `podcastqa spend` shows what was booked."
         )
-    at = {"cell": stop.number, "id": stop.cell_id, "index": stop.index, "error": stop.error} if stop else None
-    return known | {"verdict": Verdict.FAIL.value, "notices": notices, "stopped_at": at}
+    return known | {"verdict": Verdict.FAIL.value, "notices": notices, "stopped_at": stop.record() if stop else None}
 
 
 def _assembled(
     notebook: Mapping[str, Any], step: Step, parameters: Mapping[str, Any], started: datetime, where: str
 ) -> dict[str, Any]:
     """A record from what the cells showed before the run stopped."""
-    seen = {criterion["id"]: criterion for criterion in _bundles(notebook, CRITERION_MIME)}
-    opening = next(_bundles(notebook, OPENING_MIME), {})
+    seen = {criterion["id"]: criterion for criterion in bundles(notebook, CRITERION_MIME)}
+    opening = next(bundles(notebook, OPENING_MIME), {})
     missing = {"outcome": "NOT RUN", "measured": f"nothing: {where}", "next_step": f"podcastqa validate {step.id}"}
     criteria = [seen.get(c.id) or {"id": c.id, "name": c.name, "asked": c.asked} | missing for c in step.criteria]
-    began = _iso(started)
+    began = iso(started)
     return {
         "step": step.id,
         "title": step.title,
@@ -108,7 +107,7 @@ def _assembled(
         "components": {},
         "parameters": dict(parameters),
         "started": began,
-        "finished": _iso(SystemClock().now()),
+        "finished": iso(SystemClock().now()),
         "criteria": criteria,
         "cost_usd": "0.000000000000",
         "report": "",
@@ -120,7 +119,8 @@ def _assembled(
     }
 
 
-def _bundles(notebook: Mapping[str, Any], mime: str) -> Iterator[dict[str, Any]]:
+def bundles(notebook: Mapping[str, Any], mime: str) -> Iterator[dict[str, Any]]:
+    """What cells showed for machines, of that kind, in their order."""
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
             if mime in output.get("data", {}):
@@ -152,16 +152,19 @@ def _notebook_of(step: Step, settings: Settings) -> Path:
         raise Misuse(
             f"{step.id} ({step.title}) is not part of this version yet.", next_step=f"Steps in this version: {ready}."
         )
-    notebook = (settings.root or Path()) / "notebooks" / step.notebook
+    return notebook_named(step.notebook, settings)
+
+
+def notebook_named(name: str, settings: Settings) -> Path:
+    """Where the checkout keeps it; raises ReportError where there is none."""
+    notebook = (settings.root or Path()) / "notebooks" / name
     if not notebook.exists():
-        raise ReportError(
-            f"The notebook {step.notebook} is not here.", next_step="Run it inside a checkout of podcastqa."
-        )
+        raise ReportError(f"The notebook {name} is not here.", next_step="Run it inside a checkout of podcastqa.")
     return notebook
 
 
-def _refuse_stale(source: Path, chosen: Mapping[str, object]) -> None:
-    """A parameter that the step knows and its notebook does not would be set and never read."""
+def refuse_stale(source: Path, chosen: Mapping[str, object]) -> None:
+    """A parameter that is known here and not to its notebook would be set and never read; raises ParameterError."""
     try:
         cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError, TypeError) as problem:
@@ -189,26 +192,47 @@ def names_set_in(code: str) -> dict[str, object]:
 def _written(
     notebook: Mapping[str, Any], record: dict[str, Any], step: Step, settings: Settings, started: datetime
 ) -> RunResult:
-    """Redact everything, then write the page, its twin and the index; no name is ever used twice."""
+    from podcastqa.workbook import history, report
+
+    earlier = history.last_run(step.id, history.collect(settings.reports))
+    stem = (step.notebook or step.id).removesuffix(".ipynb")
+
+    def laid_out(clean: Any, final: dict[str, Any]) -> str:
+        return report.render(clean, final, history.changes(final, earlier))
+
+    page, final = publish(notebook, record, stem, settings, started, laid_out)
+    verdict = Verdict(final["verdict"])
+    return RunResult(verdict, page, page.with_suffix(".json"), verdict.exit_status, final)
+
+
+def publish(
+    notebook: Mapping[str, Any],
+    record: Mapping[str, Any],
+    stem: str,
+    settings: Settings,
+    started: datetime,
+    laid_out: Callable[[Any, dict[str, Any]], str],
+) -> tuple[Path, dict[str, Any]]:
+    """Redact everything, then write the page, its twin beside it and the index; no name is ever used twice.
+
+    `laid_out` makes the page of the notebook and the record, both redacted. Returns the page and that record.
+    """
     import nbformat
 
     from podcastqa.redaction import Redactor
-    from podcastqa.workbook import history, report
+    from podcastqa.workbook import history
 
     redactor = Redactor(settings.secrets)
     clean = nbformat.from_dict(redactor.tree(notebook))  # type: ignore[no-untyped-call]
-    earlier = history.last_run(step.id, history.collect(settings.reports))
-    stem = (step.notebook or step.id).removesuffix(".ipynb")
     folder = settings.reports / f"{started:%Y-%m-%d}"
     folder.mkdir(parents=True, exist_ok=True)
     with _free_name(folder, stem) as name:
         page, twin = folder / f"{name}.html", folder / f"{name}.json"
-        final = redactor.tree(record | {"report": page.relative_to(settings.reports).as_posix()})
-        page.write_text(report.render(clean, final, history.changes(final, earlier)), encoding="utf-8")
+        final = redactor.tree({**record, "report": page.relative_to(settings.reports).as_posix()})
+        page.write_text(laid_out(clean, final), encoding="utf-8")
         twin.write_text(json.dumps(final, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     history.write_index(settings.reports)
-    verdict = Verdict(final["verdict"])
-    return RunResult(verdict, page, twin, verdict.exit_status, final)
+    return page, final
 
 
 class _free_name:  # noqa: N801 - used like a function, in a `with`
@@ -233,5 +257,6 @@ class _free_name:  # noqa: N801 - used like a function, in a `with`
             self._page.unlink(missing_ok=True)
 
 
-def _iso(instant: datetime) -> str:
+def iso(instant: datetime) -> str:
+    """As records and their twins spell an instant."""
     return instant.isoformat(timespec="microseconds").replace("+00:00", "Z")
