@@ -32,6 +32,8 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": f"secret-{CANARY}",
     "AWS_SESSION_TOKEN": f"token-{CANARY}",
 }
+#: The secrets open nothing, and must not be tried on anybody's account.
+LEFT_ALONE = {"BILLING_SOURCE": "local", "MAILER": "maildir"}
 
 
 def start(folder: Path, command: list[str], **environ: str) -> subprocess.Popen[str]:
@@ -57,7 +59,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, int,
     base = tmp_path_factory.mktemp("runs")
     stock, all_cells = str(base / "stock.ipynb"), str(base / "all.ipynb")
     started = {
-        "ours": start(base / "ours", [str(TOOLS / "podcastqa"), "validate", "step1"], **SECRETS),
+        "ours": start(base / "ours", [str(TOOLS / "podcastqa"), "validate", "step1"], **SECRETS, **LEFT_ALONE),
         "stock": start(base / "stock", [str(TOOLS / "papermill"), str(NOTEBOOK), stock]),
         "run all": start(base / "all", [sys.executable, "-c", RUN_ALL, str(NOTEBOOK), str(NOTEBOOK.parent), all_cells]),
     }
@@ -109,7 +111,6 @@ def test_a_pass_by_any_of_them_opens_the_gate(runs: Any) -> None:
 
 def test_no_secret_of_the_settings_is_in_anything_that_a_run_prints_or_writes(runs: Any) -> None:
     folder, _, out, err = runs["ours"]
-    assert "AWS credentials are set" in (folder / "reports").glob("*/*.json").__next__().read_text(encoding="utf-8")
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} >= {".html", ".json", ".sqlite", ".duckdb", ".csv"}
     everything = b"\n".join([out.encode(), err.encode(), *(str(p).encode() + p.read_bytes() for p in files)])

@@ -7,7 +7,7 @@ A parameter changes how much is run, within its range, and never what is asked.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
@@ -61,6 +61,8 @@ class Criterion:
     id: str
     name: str
     asked: str
+    on_aws: str = ""
+    """What is asked instead where the bill is AWS's; empty: the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,16 @@ class Finding:
             "text/html": f'<div class="criterion {kind}">{tables}</div>',
             CRITERION_MIME: self.record(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a criterion found: True, False or (could not be checked) None, in words, and what to do about it."""
+
+    holds: bool | None
+    measured: str
+    next_step: str = ""
+    tables: Sequence[Table] = ()
 
 
 def judge(findings: Iterable[Finding]) -> Verdict:

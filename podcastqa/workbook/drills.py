@@ -6,12 +6,11 @@ Nothing that a drill books is in the real ledger; the CPU time that drills take 
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from podcastqa.database import SYSTEM, Database, metadata
+from podcastqa.alerts.maildir import MaildirMailer
 from podcastqa.display import Table
 from podcastqa.errors import EmergencyStopped, OverLimit, Refused
 from podcastqa.money import Usd
@@ -60,7 +59,8 @@ def refusal_table(refusals: list[Refusal]) -> Table:
 
 
 def _try_limit(parts: Parts, run_id: str, name: str, limits: dict[str, str], asked: str) -> Refusal:
-    drill = drill_parts(parts, f"{run_id}-{name.replace(chr(39), '').replace(' ', '-')}", **(_ROOMY | limits))
+    place = f"{run_id}-{name.replace(chr(39), '').replace(' ', '-')}"
+    drill = drill_parts(parts, place, _ROOMY | limits, mailer=_aside(parts))
     dear, cheap = drill.settings.home / "dear", drill.settings.home / "cheap"
     refused_by = _write_under_hold(drill.treasury, Usd("0.02"), dear)
     ran = _write_under_hold(drill.treasury, Usd("0.001"), cheap)
@@ -68,13 +68,18 @@ def _try_limit(parts: Parts, run_id: str, name: str, limits: dict[str, str], ask
 
 
 def _try_stop(parts: Parts, run_id: str) -> Refusal:
-    drill = drill_parts(parts, f"{run_id}-stop", **_ROOMY)
+    drill = drill_parts(parts, f"{run_id}-stop", _ROOMY, mailer=_aside(parts))
     stopped, released = drill.settings.home / "stopped", drill.settings.home / "released"
     drill.budget.stop(by="step 1", reason="drill")
     refused_by = _write_under_hold(drill.treasury, Usd("0.001"), stopped)
     drill.budget.release(by="step 1", reason="drill")
     ran = _write_under_hold(drill.treasury, Usd("0.001"), released)
     return Refusal("emergency stop", refused_by, "stop", not stopped.exists(), released.exists() and ran == "")
+
+
+def _aside(parts: Parts) -> MaildirMailer:
+    """Limits are tried here, and not the mail: what refusals say goes to a mailbox that nobody reads or pays for."""
+    return MaildirMailer(parts.settings.home / "drills" / "maildir")
 
 
 def _write_under_hold(treasury: Treasury, estimate: Usd, file: Path) -> str:
@@ -99,13 +104,14 @@ class Mailed:
     threshold: str
     message_id: str
     subject: str
-    whole: bool
+    whole: bool | None
+    """Both parts are in it; None where only its receipt can be seen."""
     accepted: bool
 
 
 def try_alerts(parts: Parts, run_id: str) -> tuple[list[Mailed], int]:
     """Spend through every threshold of a small daily limit, then past it; and how many mails a second round sent."""
-    drill = drill_parts(parts, f"{run_id}-alerts", **(_ROOMY | {"daily_budget_limit": "1.00"}))
+    drill = drill_parts(parts, f"{run_id}-alerts", _ROOMY | {"daily_budget_limit": "1.00"})
     for _ in range(10):
         drill.treasury.call(_SERVICE, "spend-a-tenth", Usd("0.10"))
     with suppress(OverLimit):  # its mail is one of those asked for
@@ -118,7 +124,7 @@ def try_alerts(parts: Parts, run_id: str) -> tuple[list[Mailed], int]:
 def _read_back(parts: Parts, threshold: str, message_id: str) -> Mailed:
     read_back = getattr(parts.mailer, "read_back", None)
     if read_back is None:  # a server accepted it; only a mailbox of our own can be looked into
-        return Mailed(threshold, message_id, "", False, bool(message_id))
+        return Mailed(threshold, message_id, "", None, bool(message_id))
     message = read_back(message_id)
     if message is None:
         return Mailed(threshold, message_id, "", False, False)
@@ -128,142 +134,11 @@ def _read_back(parts: Parts, threshold: str, message_id: str) -> Mailed:
 
 def mail_table(mails: list[Mailed]) -> Table:
     """For the report: one row a mail."""
-    rows = tuple((m.threshold, m.subject, m.message_id, _yes(m.accepted), _yes(m.whole)) for m in mails)
-    return Table("Mails", ("threshold", "subject", "Message-ID", "in the mailbox", "text and HTML"), rows)
-
-
-_ENTRY = (
-    "INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, reason)"
-    " VALUES ({hold}, {kind}, {user}, 's', 's', 'o', {amount}, 1, 1, {reason})"
-)
-_VALIDATION = (
-    "INSERT INTO validations (run_id, step, verdict, criteria_version, fingerprint, rehearsal, started_us, finished_us,"
-    " cost_pico, components, criteria, parameters)"
-    " VALUES ('r', 's', {verdict}, 1, 'f', 1, 1, 1, 1, '{{}}', '[]', '{{}}')"
-)
-_MAIL = (
-    "INSERT INTO outbox (user_id, window_kind, window_start, threshold, spent_pico, limit_pico, detail, created_us)"
-    " VALUES (0, {window}, 1, {threshold}, 1, 1, '', 1)"
-)
-
-
-def _entry(hold: str = "'h'", kind: str = "'reserve'", user: str = "1", amount: str = "1", reason: str = "''") -> str:
-    return _ENTRY.format(hold=hold, kind=kind, user=user, amount=amount, reason=reason)
-
-
-def _limit(window: str = "'day'", amount: str = "1", by: str = "'a'") -> str:
-    return (
-        "INSERT INTO limits (user_id, window_kind, amount_pico, set_us, set_by, reason)"
-        f" VALUES (0, {window}, {amount}, 1, {by}, 'r')"
+    rows = tuple(
+        (m.threshold, m.subject, m.message_id, _yes(m.accepted), None if m.whole is None else _yes(m.whole))
+        for m in mails
     )
-
-
-def _held(started: str = "0", user: str = "1") -> str:
-    return f"INSERT INTO open_holds VALUES ('x', {user}, 's', 1, 1, {started}, 1)"
-
-
-_SETUP = (
-    "INSERT INTO users (id, name, created_us) VALUES (1, 'one', 1)",
-    _entry(),
-    _entry(kind="'start'"),
-    _entry(kind="'settle'"),
-    _limit(),
-    "INSERT INTO stops (stopped, at_us, said_by, reason) VALUES (0, 1, 'a', 'r')",
-    _MAIL.format(window="'day'", threshold="'50'"),
-    _VALIDATION.format(verdict="'PASS'"),
-    "INSERT INTO bill_days VALUES ('s', 1, 0, 1, 1, 1)",
-    "INSERT INTO counters (user_id, day, source) VALUES (0, 1, 's')",
-)
-#: What each constraint must refuse; the test of the schema asks that every named constraint stands here.
-ATTEMPTS: tuple[tuple[str, str], ...] = (
-    ("users.name unique", "INSERT INTO users (name, created_us) VALUES ('one', 1)"),
-    ("ck_users_name", "INSERT INTO users (name, created_us) VALUES (NULL, 1)"),
-    ("uq_entries_reserve", _entry()),
-    ("uq_entries_start", _entry(kind="'start'")),
-    ("uq_entries_end", _entry(kind="'void'")),
-    ("ck_entries_kind", _entry(kind="'refund'", hold="'h'")),
-    ("ck_entries_amount", _entry(hold="'n'", amount="-1")),
-    ("ck_entries_amount", _entry(hold="'n'", amount="4000000000000000001")),
-    ("ck_entries_hold", _entry(hold="''")),
-    ("ck_entries_reason", _entry(kind="'correct'")),
-    ("entries.user_id known", _entry(hold="'n'", user="99")),
-    ("entries.amount_pico not null", _entry(hold="'n'", amount="NULL")),
-    ("entries_need_reserve", _entry(hold="'n'", kind="'settle'")),
-    ("entries_no_update", "UPDATE entries SET amount_pico = 0"),
-    ("entries_no_delete", "DELETE FROM entries"),
-    ("ck_open_holds_started", _held(started="2")),
-    ("open_holds.user_id known", _held(user="99")),
-    ("counters primary key", "INSERT INTO counters (user_id, day, source) VALUES (0, 1, 's')"),
-    ("ck_counters_held", "UPDATE counters SET held_pico = -1"),
-    ("bill_days primary key", "INSERT INTO bill_days VALUES ('s', 1, 0, 2, 2, 2)"),
-    ("ck_limits_window", _limit(window="'year'")),
-    ("ck_limits_amount", _limit(amount="-1")),
-    ("ck_limits_who", _limit(by="''")),
-    ("limits_no_update", "UPDATE limits SET amount_pico = 0"),
-    ("limits_no_delete", "DELETE FROM limits"),
-    ("ck_stops_stopped", "INSERT INTO stops (stopped, at_us, said_by, reason) VALUES (2, 1, 'a', 'r')"),
-    ("ck_stops_who", "INSERT INTO stops (stopped, at_us, said_by, reason) VALUES (1, 1, '', 'r')"),
-    ("stops_no_update", "UPDATE stops SET stopped = 1"),
-    ("stops_no_delete", "DELETE FROM stops"),
-    ("uq_outbox_once", _MAIL.format(window="'day'", threshold="'50'")),
-    ("ck_outbox_threshold", _MAIL.format(window="'day'", threshold="''")),
-    ("ck_outbox_window", _MAIL.format(window="'year'", threshold="'80'")),
-    ("uq_validations_run", _VALIDATION.format(verdict="'PASS'")),
-    ("ck_validations_verdict", _VALIDATION.format(verdict="'MAYBE'")),
-)
-
-
-def try_constraints(parts: Parts, run_id: str) -> list[tuple[str, str]]:
-    """Break each constraint, in a database of its own: (constraint, what the database said; empty if it took it)."""
-    drill = drill_parts(parts, f"{run_id}-constraints")
-    with drill.database.hot() as driver:
-        for statement in _SETUP:
-            driver.execute(statement)
-        return [(name, _refused(driver, statement)) for name, statement in ATTEMPTS]
-
-
-def _refused(driver: sqlite3.Connection, statement: str) -> str:
-    driver.execute("SAVEPOINT attempt")
-    try:
-        driver.execute(statement)
-    except sqlite3.IntegrityError as refusal:
-        return str(refusal)
-    finally:
-        driver.execute("ROLLBACK TO attempt")
-    return ""
-
-
-def by_its_own_name(name: str, refusal: str) -> bool:
-    """Whether it was this constraint that refused: a check says its name, the other kinds say what they guard."""
-    return name in refusal if name.startswith("ck_") else bool(refusal)
-
-
-def schema_differences(parts: Parts, run_id: str) -> list[str]:
-    """Where the schema in use differs from the declared tables, or from what the migrations make of an empty file.
-
-    The second look sees what the first cannot: a trigger that was dropped, a check that was loosened.
-    """
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    with parts.database.read(SYSTEM) as connection:
-        differences = compare_metadata(MigrationContext.configure(connection), metadata)
-    used, made = _schema(parts.database), _schema(drill_parts(parts, f"{run_id}-constraints").database)
-    unlike = sorted(name for name in {*used, *made} if used.get(name) != made.get(name))
-    return [*map(str, differences), *(f"{name} is not as the migrations make it" for name in unlike)]
-
-
-def _schema(database: Database) -> dict[str, str]:
-    """Every table, index and trigger with the SQL that made it."""
-    rows = database.driver().execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    return {f"{kind} {name}": sql for kind, name, sql in rows}
-
-
-def named_constraints() -> set[str]:
-    """Every constraint with a name that the program declares: each must be among the attempts."""
-    declared = {str(c.name) for table in metadata.tables.values() for c in table.constraints if c.name}
-    unique = {str(index.name) for table in metadata.tables.values() for index in table.indexes if index.unique}
-    return declared | unique
+    return Table("Mails", ("threshold", "subject", "Message-ID", "accepted", "text and HTML"), rows)
 
 
 def _yes(holds: bool) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 from sqlalchemy import insert, select
 
-from podcastqa.bills.bill import Bill
-from podcastqa.clock import day_number
 from podcastqa.cost_tracker import CostTracker
 from podcastqa.database import Scope
 from podcastqa.display import Table
@@ -17,7 +14,6 @@ from podcastqa.money import ZERO, Usd
 from podcastqa.spend.entries import EntryKind
 from podcastqa.spend.ledger import Ledger
 from podcastqa.spend.tables import bill_days, entries
-from podcastqa.spend.views import CostSummary
 from podcastqa.users import User
 from podcastqa.wiring import Parts
 from podcastqa.workbook.work import Verified
@@ -35,7 +31,7 @@ def were_together(ledger: Ledger, rounds: Sequence[Sequence[Verified]]) -> bool:
 
 def attribution(parts: Parts, users: Sequence[User], work: Sequence[Verified]) -> tuple[bool, Table]:
     """Every user's booked cost beside that user's rows on the bill: equal, and more than nothing."""
-    bill, ids = parts.bill_source.read(), {done.hold_id for done in work}
+    bill, ids = parts.treasury.bills.meter.read(), {done.hold_id for done in work}
     rows: list[tuple[str, Usd, Usd]] = []
     for user in users:
         booked = sum((done.cost for done in work if done.user == user.name), ZERO)
@@ -43,25 +39,6 @@ def attribution(parts: Parts, users: Sequence[User], work: Sequence[Verified]) -
         rows.append((user.name, booked, sum((line.amount for line in lines), ZERO)))
     right = all(booked == billed > ZERO for _, booked, billed in rows)
     return right, Table("Attribution", ("user", "booked in USD", "on the bill in USD"), tuple(rows))
-
-
-def sums_to_whole(summary: CostSummary, ledger: Ledger, bill: Bill) -> bool:
-    """Whether users and unattributed are what ledger and bill say: per source and day the larger of the two.
-
-    The bill was read after the summary was made, and may have grown by what nobody has booked yet.
-    """
-    first, last = day_number(summary.span.first), day_number(summary.span.last)
-    booked: dict[tuple[str, int], Usd] = defaultdict(lambda: ZERO)
-    for entry in ledger.entries():
-        if entry.kind in (EntryKind.SETTLE, EntryKind.CORRECT) and first <= entry.day <= last:
-            booked[entry.operation.source, entry.day] += entry.amount
-    billed: dict[tuple[str, int], Usd] = defaultdict(lambda: ZERO)
-    for line in bill.lines:
-        if line.is_use and first <= day_number(line.day) <= last:
-            billed[bill.source, day_number(line.day)] += line.amount
-    users = sum((part.cost for part in summary.parts), ZERO)
-    beyond = sum((max(billed[key] - booked[key], ZERO) for key in list(billed)), ZERO)
-    return users == sum(booked.values(), ZERO) and summary.unattributed_cost == beyond
 
 
 def cross_access(parts: Parts, users: Sequence[User]) -> tuple[int, int]:

@@ -198,7 +198,7 @@ def open_session(step_id: str, given: Mapping[str, object], components: Mapping[
     Raises ParameterError or GateClosed; nothing has run then. `components` are those in use, the same that a run of
     the step before would have named.
     """
-    step = step_named(step_id)
+    step = step_named(step_id).using(components)
     values = checked(step.parameters, given)
     gates.require(step, components, parts.database)
     session = Session(step, values, components, parts)

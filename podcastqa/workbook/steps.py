@@ -6,7 +6,8 @@ pass again. Parameters say how much is run, never how much is enough.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from podcastqa.errors import Misuse
@@ -33,6 +34,12 @@ class Step:
                 return criterion
         raise Misuse(f"{self.id} has no criterion {criterion_id!r}.")
 
+    def using(self, components: Mapping[str, str]) -> Step:
+        """The step as it is asked of these components: criteria belong to the parts that are in use."""
+        if not components.get("billing source", "").startswith("AWS"):
+            return self
+        return replace(self, criteria=tuple(replace(c, asked=c.on_aws or c.asked) for c in self.criteria))
+
 
 _STEP1 = Step(
     id="step1",
@@ -44,17 +51,21 @@ _STEP1 = Step(
         Parameter("users", 3, "how many users work at once", 3, 16),
         Parameter("days", 7, "how many UTC days of costs are looked at, today with them", 1, 31),
         Parameter("work_rounds", 1, "how many operations each user runs", 1, 20),
+        Parameter("console_csv", "", "Cost Explorer's console download, to compare with AWS's answer"),
     ),
+    criteria_version=2,
     criteria=(
         Criterion(
             "1",
             "Real billing connection",
             "the billing source in use answers, names itself and its account, and says up to when it is complete",
+            "Cost Explorer answers for the account in AWS_ACCOUNT_ID, and says through which day it is complete",
         ),
         Criterion(
             "2",
             "Real cost retrieval",
             "spend of this day, week and month is read back, and each is what was really booked or billed",
+            "spend of this day, week and month is read back, each the larger of ledger and bill, source by source",
         ),
         Criterion(
             "3",
@@ -72,8 +83,19 @@ _STEP1 = Step(
             "5", "Alerts delivered", "every alert that is due is delivered exactly once, and its receipt is shown"
         ),
         Criterion("6", "Database models", "the schema is migrated, and each constraint refuses a row that breaks it"),
-        Criterion("7", "Test suite", "pytest -m step1 passes, and no test of a component in use is skipped"),
-        Criterion("8", "Books match the bill", "ledger, unattributed and bill differ by exactly 0.000000000000 USD"),
+        Criterion(
+            "7",
+            "Test suite",
+            "pytest -m step1 passes, and no test of a component in use is skipped",
+            "pytest -m step1 and the live tests (-m aws) pass, and no test of a component in use is skipped",
+        ),
+        Criterion(
+            "8",
+            "Books match the bill",
+            "ledger, unattributed and bill differ by exactly 0.000000000000 USD",
+            "Cost Explorer equals the console's CSV: complete days within $0.01, of a closed month at ten decimals; "
+            "no difference between ledger and bill is unexplained, and no entry is missing from a closed day",
+        ),
         Criterion("9", "Validation cost", "below $0.10, measured by the guard itself"),
         Criterion("10", "Speed of cost calls", "every cost call answers within 5 s"),
     ),

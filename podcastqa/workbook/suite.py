@@ -26,16 +26,39 @@ class SuiteResult:
     seconds: float
     output: str
 
+    @property
+    def holds(self) -> bool | None:
+        """Nothing failed and something passed; None where a test of a component in use was skipped."""
+        if self.failed or not self.passed:
+            return False
+        return None if any(NOT_IN_USE not in skip for skip in self.skipped) else True
+
+    def counted(self) -> str:
+        """In words."""
+        return f"{self.passed} passed, {len(self.failed)} failed, {len(self.skipped)} skipped"
+
 
 def run_suite(root: Path, timeout_seconds: int) -> SuiteResult:
-    """Run `pytest -m step1` in the checkout; raises subprocess.TimeoutExpired."""
+    """Run `pytest -m step1` in the checkout, with nothing of this run's settings; raises subprocess.TimeoutExpired."""
+    return _run(root, _WHICH, timeout_seconds, alone=True)
+
+
+def run_live(root: Path, timeout_seconds: int) -> SuiteResult:
+    """Run the live AWS tests, which book in the ledger in use and share its cached bill; raises TimeoutExpired.
+
+    Without those that send a mail: the step sends its own, and mails cost money.
+    """
+    return _run(root, "aws and not sends_mail", timeout_seconds, alone=False)
+
+
+def _run(root: Path, which: str, timeout_seconds: int, *, alone: bool) -> SuiteResult:
     with tempfile.TemporaryDirectory(prefix="podcastqa-suite-") as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", _WHICH, "-p", "no:cacheprovider", "--no-header"]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", which, "-p", "no:cacheprovider", "--no-header"]
         done = subprocess.run(
             [*command, f"--junitxml={report}", str(root / "tests")],
             cwd=root,
-            env=_environment(Path(folder)),
+            env=_environment(Path(folder)) if alone else child_environment(without=("PYTEST_",)),
             capture_output=True,
             text=True,
             timeout=timeout_seconds,
