@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from email.message import EmailMessage
@@ -595,3 +596,13 @@ def test_two_homes_keep_two_books(parts: Parts, migrated: Path, tmp_path: Path, 
     other = build(settings_in(tmp_path / "other"), clock=clock)
     parts.treasury.call(*MINE, Usd("1"))
     assert (parts.treasury.spent(DAY), other.treasury.spent(DAY)) == (Usd("1"), ZERO)
+
+
+def test_an_alert_that_could_not_be_mailed_is_said_to_the_operator_and_to_no_user(home: Path, clock: SetClock) -> None:
+    made = build(settings_in(home, MAILDIR=f"{os.devnull}/nowhere", DAILY_BUDGET_LIMIT="1.00"), clock=clock)
+    made.users.add("ada")
+    made.treasury.call("s", "o", Usd("0.60"), "ada")  # past 50 % of 1.00
+    [said] = made.treasury.status().remarks
+    assert said.startswith("ALERTS THAT WERE NOT MAILED: 1. The mailbox ")
+    assert made.treasury.status("ada").remarks == ()
+    made.database.close()

@@ -101,7 +101,7 @@ class Step1:
         holds = len(found) == 1 and costs == done.cost > ZERO
         measured = (
             f"{bill.provenance.component}, {bill.provenance.account}, complete through "
-            f"{bill.provenance.complete_through or 'never'}; an operation that hashed {done.files} files "
+            f"{bill.provenance.complete_through:%H:%M:%S} UTC; an operation that hashed {done.files} files "
             f"({done.megabytes} MB) is on it once, at {costs.shown()}; {len(bill.bad_rows)} rows cannot be read"
         )
         # A row that a power cut tore must not fail for ever: if its cost was booked, criterion 8 sees it missing.
