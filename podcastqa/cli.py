@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from podcastqa import __version__
-from podcastqa.commands import bills, money, people, workbook
+from podcastqa.commands import bills, budget, ledger, money, people, workbook
 from podcastqa.commands.printing import say
 from podcastqa.errors import PodcastQAError
 from podcastqa.words import chosen, help_page
 
 #: Where a command has several actions, the first of them is meant when none is said.
-COMMANDS = workbook.COMMANDS | money.COMMANDS | bills.COMMANDS | people.COMMANDS
+COMMANDS = workbook.COMMANDS | money.COMMANDS | budget.COMMANDS | bills.COMMANDS | ledger.COMMANDS | people.COMMANDS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

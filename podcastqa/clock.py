@@ -100,7 +100,7 @@ def utc(instant: datetime) -> datetime:
     """The same instant in UTC; a datetime without a zone is refused, for nobody knows when it is."""
     if instant.tzinfo is None:
         raise ValueError(f"{instant} has no time zone")
-    return instant.astimezone(UTC)
+    return instant if instant.tzinfo is UTC else instant.astimezone(UTC)
 
 
 def day_number(day: date) -> int:

@@ -7,19 +7,25 @@ is confined to that user: it books for nobody else and shows nobody else's spend
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import TypeVar
 
 from podcastqa.clock import WindowKind
-from podcastqa.errors import CrossUserRefused, Refused
+from podcastqa.errors import CrossUserRefused, OverLimit, Refused
 from podcastqa.money import Usd
+from podcastqa.spend.entries import Hold, Operation
+from podcastqa.spend.meter import SOURCE as METER
 from podcastqa.spend.status import BudgetStatus
 from podcastqa.spend.views import CostSummary, Variances
+from podcastqa.spend.writer import Job
 from podcastqa.treasury import Spending, Treasury
 
 T = TypeVar("T")
+#: Tasks that ask one after the other look at the bills so often: they change a few times a day.
+_BILLS_SECONDS = 0.05
 
 
 def get_cost_tracker(user: str | None = None) -> CostTracker:
@@ -35,6 +41,7 @@ class CostTracker:
 
     def __init__(self, treasury: Treasury, user: str | None = None) -> None:
         self.treasury, self.user = treasury, user
+        self._bills_until = 0.0
 
     async def get_real_daily_spend(self, user: str | None = None) -> Usd:
         """What this UTC day has really cost: booked or billed, whichever is more."""
@@ -73,14 +80,15 @@ class CostTracker:
     ) -> bool:
         """Admit a call and book it at its estimate; False means refused, and then the call must not be made."""
 
-        def admit() -> bool:
-            try:
-                self.treasury.call(service, operation, _usd(estimate), self.whose(user))
-            except Refused:
-                return False
-            return True
-
-        return await self._ask(admit)
+        treasury, payer = self.treasury, self.whose(user)
+        try:
+            sure = _usd(estimate)
+            what = treasury.planned_call(payer, service, operation)
+            await self._admitted(what, treasury.budget.booking(what, sure))
+        except Refused:
+            return False
+        await self._ask(lambda: treasury.mail_due(what.user_id))
+        return True
 
     @asynccontextmanager
     async def spending(
@@ -90,11 +98,38 @@ class CostTracker:
 
         `async with tracker.spending("ada", service, operation, estimate) as hold: …; hold.settle(actual)`
         """
-        sure = None if estimate is None else _usd(estimate)
-        block = self.treasury.spending(self.whose(user), service, operation, sure)
-        # Not in a worker thread: the meter reads the CPU clock of the thread that does the work.
-        with block as running:
+        treasury, payer = self.treasury, self.whose(user)
+        what, sure = treasury.planned(payer, service, operation, None if estimate is None else _usd(estimate))
+        if what.source == METER:  # in this thread: the meter reads the CPU clock of the one that does the work
+            with treasury.spending(payer, service, operation, sure) as running:
+                yield running
+            return
+        running = Spending(await self._admitted(what, treasury.budget.beginning(what, sure)), treasury, _later=True)
+        try:
             yield running
+            if running.actual is None and not running.voided:
+                running.settle(running.hold.estimate, "no actual cost was said")
+        finally:
+            if running.actual is not None:
+                await self._settle(running.hold, running.actual, running.reason)
+
+    async def _admitted(self, what: Operation, job: Job[Hold]) -> Hold:
+        """Bills first: what they say may close the door."""
+        if time.monotonic() > self._bills_until:
+            await self._ask(self.treasury.refresh_bills)
+            self._bills_until = time.monotonic() + _BILLS_SECONDS
+        try:
+            return await self.treasury.budget.writer.ask(job)
+        except OverLimit as refusal:
+            known = refusal
+            await self._ask(lambda: self.treasury.mail_refusal(what, known))
+            raise
+
+    async def _settle(self, hold: Hold, actual: Usd, reason: str) -> None:
+        treasury = self.treasury
+        settled = await treasury.budget.writer.ask(treasury.budget.settling(hold.hold_id, actual, reason))
+        if treasury.may_be_due(settled):
+            await self._ask(lambda: treasury.settled(hold, settled))
 
     async def _spent(self, kind: WindowKind, user: str | None) -> Usd:
         return await self._ask(lambda: self.treasury.spent(kind, self.whose(user)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -14,9 +15,9 @@ class _OpenFile:
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # modules are gone before the last of us
         if hasattr(self, "number"):
-            os.close(self.number)
+            close(self.number)
 
 
 class FileLock:

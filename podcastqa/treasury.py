@@ -14,23 +14,24 @@ from podcastqa.alerts.alert import Alert, Mailer, due
 from podcastqa.alerts.outbox import Delivery, Outbox
 from podcastqa.bills.desk import BillDesk
 from podcastqa.bills.reconcile import Reconciliation, reconcile
-from podcastqa.clock import Clock, WindowKind, day_number, window
-from podcastqa.errors import EmergencyStopped, Misuse, OverLimit, UnknownPrice
+from podcastqa.clock import Clock, WindowKind, day_number, window, windows
+from podcastqa.errors import Misuse, OverLimit, UnknownPrice, UnknownUser
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend import views
-from podcastqa.spend.budget import Budget, new_hold_id
-from podcastqa.spend.entries import Hold, Operation
+from podcastqa.spend.budget import Budget, Settled
+from podcastqa.spend.entries import Hold, Operation, checked_estimate
 from podcastqa.spend.ledger import NOTHING, Ledger
 from podcastqa.spend.meter import SOURCE, Meter
 from podcastqa.spend.mirror import Mirror
 from podcastqa.spend.prices import PriceList
-from podcastqa.spend.status import SYSTEM_NAME, BudgetStatus, LimitTable, budget_status
+from podcastqa.spend.status import SYSTEM_NAME, BudgetStatus, LimitHistory, LimitTable, budget_status
 from podcastqa.users import SYSTEM_ID, User, Users
 
 #: Work on this machine: the local meter says what it cost.
 LOCAL = "local-compute"
 #: The billing source of operations that no price list knows: no bill will ever speak of them.
 OWN_ESTIMATE = "own-estimate"
+_MOST_PLANS = 10_000
 
 
 @dataclass(slots=True)
@@ -41,6 +42,9 @@ class Spending:
     _treasury: Treasury = field(repr=False)
     actual: Usd | None = None
     voided: bool = False
+    reason: str = ""
+    _later: bool = False
+    """Whether `settle` is booked when the block ends, by a task that awaits it."""
 
     @property
     def metered(self) -> bool:
@@ -51,6 +55,9 @@ class Spending:
         """Book what it really cost, in full, even past the estimate."""
         if self.metered:
             raise Misuse("The local meter says what this operation cost.", next_step="Leave settle() out.")
+        if self._later:
+            self.actual, self.reason = checked_estimate(actual), reason
+            return
         self._treasury.settle(self.hold, actual, reason)
         self.actual = actual
 
@@ -80,6 +87,8 @@ class Treasury:
     operator_email: str
     thresholds: tuple[int, ...]
     redact: Callable[[str], str]
+    _plans: dict[tuple[object, ...], Operation] = field(default_factory=dict, repr=False)
+    _mailed: set[tuple[object, ...]] = field(default_factory=set, repr=False)
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -105,7 +114,8 @@ class Treasury:
 
     def limits(self) -> LimitTable:
         """The limits in force."""
-        return LimitTable(budget_status(self.budget, self._names(None), self.clock.now()).lines)
+        found = budget_status(self.budget, self._names(None), self.clock.now())
+        return LimitTable(found.lines, found.later)
 
     def summary(self, days: int = 7, user: str | None = None) -> views.CostSummary:
         """What the last days cost, day by day."""
@@ -135,13 +145,19 @@ class Treasury:
 
     def call(self, service: str, operation: str, estimate: Usd, user: str | None = None) -> Hold:
         """Admit and book at the estimate in one transaction; raises Refused, and then the caller must not run."""
-        what = self._operation(self._payer(user), service, operation, own_estimate=True)
+        what = self.planned_call(user, service, operation)
+        self.refresh_bills()
+        with self.mailing_refusals(what):
+            hold = self.budget.book(what, estimate)
+        self.mail_due(what.user_id)
+        return hold
+
+    def planned_call(self, user: str | None, service: str, operation: str) -> Operation:
+        """The operation that `call` books, and who pays for it."""
+        what = self._planned(user, service, operation, own_estimate=True)
         if what.source == SOURCE:  # its row would be missing in the bill for good
             raise Misuse("The local meter says what work on this machine costs.", next_step="Run it under spending().")
-        with self._mailing_refusals(what):
-            hold = self.budget.book(what, estimate)
-        self._raise_due(what.user_id)
-        return hold
+        return what
 
     @contextmanager
     def spending(
@@ -159,11 +175,10 @@ class Treasury:
         Local work is settled at what the meter says. Other work that ended without `settle` is booked at its
         estimate; work that raised without `settle` stays in doubt, counted at its estimate: failure is not void.
         """
-        what = self._operation(self._payer(user), service, operation, own_estimate=estimate is not None)
-        sure = self._estimate(what) if estimate is None else estimate
-        with self._mailing_refusals(what):
-            hold = self.budget.reserve(what, sure, hold_id or new_hold_id())
-        self._start(hold)
+        what, sure = self.planned(user, service, operation, estimate)
+        self.refresh_bills()
+        with self.mailing_refusals(what):
+            hold = self.budget.begin(what, sure, hold_id)
         running = Spending(hold, self)
         if running.metered:
             self.meter.begin(hold.hold_id, what.user_id, hold.reserved_at, background=background)
@@ -178,21 +193,81 @@ class Treasury:
                 self.settle(hold, hold.estimate, "no actual cost was said")
                 running.actual = hold.estimate
 
+    def planned(self, user: str | None, service: str, operation: str, estimate: Usd | None) -> tuple[Operation, Usd]:
+        """The operation that `spending` runs, and what it is expected to cost."""
+        what = self._planned(user, service, operation, own_estimate=estimate is not None)
+        return what, self._estimate(what) if estimate is None else estimate
+
     def settle(self, hold: Hold, actual: Usd, reason: str = "") -> None:
         """Book what a hold really cost, then raise the alerts that are due."""
-        overrun = self.budget.settle(hold.hold_id, actual, self.redact(reason))
+        job = self.budget.settling(hold.hold_id, actual, self.redact(reason))
+        self.settled(hold, self.budget.writer.run(job))
+
+    def settled(self, hold: Hold, settled: Settled) -> None:
+        """Mail what is due after a settle."""
         user_id = hold.operation.user_id
-        if overrun:
-            detail = f"{hold.operation.service} {hold.operation.operation} cost {overrun.shown()} more than its hold"
+        if settled.overrun:
+            what = f"{hold.operation.service} {hold.operation.operation}"
+            detail = f"{what} cost {settled.overrun.shown()} more than its hold"
             self._raise([self._alert(user_id, WindowKind.DAY, "overrun", detail)])
-        self._raise_due(user_id)
+        if self.may_be_due(settled):
+            self.mail_due(user_id)
+            self._mailed.update(self._reached(settled))
+
+    def may_be_due(self, settled: Settled) -> bool:
+        """Whether a threshold is reached that this process has not mailed about: most settles need not look further."""
+        if settled.overrun:
+            return True
+        lowest, reached = min(self.thresholds, default=101), False
+        for scope, real in settled.real.items():
+            for spent, limit in zip(real, settled.limits[scope], strict=True):
+                reached |= limit is not None and 100 * spent >= lowest * limit
+        return reached and not self._reached(settled) <= self._mailed
+
+    def _reached(self, settled: Settled) -> set[tuple[object, ...]]:
+        """Every threshold that is reached, as the key of its alert."""
+        return {
+            (scope, span.kind, span.start, percent)
+            for scope, real in settled.real.items()
+            for span, spent, limit in zip(windows(self.clock.now()), real, settled.limits[scope], strict=True)
+            if limit is not None
+            for percent in due(Usd.from_pico(spent), Usd.from_pico(limit), self.thresholds)
+        }
 
     # ── deciding ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def set_limit(self, kind: WindowKind, amount: Usd, *, user: str | None = None, by: str, reason: str) -> None:
-        """Set a limit for the system or one user from now on."""
-        scope = SYSTEM_ID if user is None else self.users.get(user).id
-        self.budget.set_limit(scope, kind, amount, by=self.redact(by), reason=self.redact(reason))
+    def set_limit(
+        self,
+        kind: WindowKind,
+        amount: Usd,
+        *,
+        user: str | None = None,
+        service: str = "",
+        valid_from: datetime | None = None,
+        by: str,
+        reason: str,
+    ) -> None:
+        """Set a limit for the system, one user or one service, from now or a later instant on."""
+        said = {"by": self.redact(by), "reason": self.redact(reason), "service": self.redact(service)}
+        self.budget.set_limit(self._limited(user), kind, amount, **said, valid_from=valid_from)
+
+    def remove_limit(
+        self,
+        kind: WindowKind,
+        *,
+        user: str | None = None,
+        service: str = "",
+        valid_from: datetime | None = None,
+        by: str,
+        reason: str,
+    ) -> None:
+        """Take back what was set: the settings' limit holds again, a service then has none."""
+        said = {"by": self.redact(by), "reason": self.redact(reason), "service": self.redact(service)}
+        self.budget.remove_limit(self._limited(user), kind, **said, valid_from=valid_from)
+
+    def limit_history(self) -> LimitHistory:
+        """Every decision on limits: who, when and why."""
+        return LimitHistory(self.budget.limit_history(), {SYSTEM_ID: SYSTEM_NAME, **self.users.names()})
 
     def stop(self, *, by: str, reason: str) -> None:
         """Press the emergency stop, and mail the operator."""
@@ -213,12 +288,15 @@ class Treasury:
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start(self, hold: Hold) -> None:
-        try:
-            self.budget.start(hold.hold_id)
-        except EmergencyStopped:  # between the two somebody pressed it: nothing has run
-            self.budget.void(hold.hold_id)
-            raise
+    def _planned(self, user: str | None, service: str, operation: str, *, own_estimate: bool) -> Operation:
+        """The operation; remembered for the day, with the number of the user, whom the guard knows to be there."""
+        key = user, service, operation, own_estimate, self.clock.now().date()
+        found = self._plans.get(key)
+        if found is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            found = self._plans[key] = self._operation(self._payer(user), service, operation, own_estimate=own_estimate)
+        return found
 
     def _operation(self, user: User, service: str, operation: str, *, own_estimate: bool) -> Operation:
         service, operation = self.redact(service), self.redact(operation)
@@ -242,6 +320,9 @@ class Treasury:
     def _scope(self, user: str | None) -> int | None:
         return None if user is None else self.users.get(user).id
 
+    def _limited(self, user: str | None) -> int:
+        return SYSTEM_ID if user is None else self.users.get(user).id
+
     def _names(self, user: str | None) -> dict[int, str]:
         if user is not None:
             return {self.users.get(user).id: user}
@@ -255,16 +336,25 @@ class Treasury:
         return day_number(today - timedelta(days=days - 1)), day_number(today)
 
     @contextmanager
-    def _mailing_refusals(self, what: Operation) -> Iterator[None]:
-        self.refresh_bills()
+    def mailing_refusals(self, what: Operation) -> Iterator[None]:
+        """Mail that a limit refused the operation."""
         try:
             yield
         except OverLimit as refusal:
-            scope = SYSTEM_ID if refusal.scope == "system" else what.user_id
-            self._raise([self._alert(scope, WindowKind(refusal.window), "refused", refusal.message)])
+            self.mail_refusal(what, refusal)
+            raise
+        except UnknownUser:
+            self._plans.clear()  # whom it knew was deleted
             raise
 
-    def _raise_due(self, user_id: int) -> None:
+    def mail_refusal(self, what: Operation, refusal: OverLimit) -> None:
+        """Mail that a limit has no room."""
+        scope = what.user_id if refusal.scope == "user" else SYSTEM_ID
+        threshold = f"refused {what.service}" if refusal.scope == "service" else "refused"
+        self._raise([self._alert(scope, WindowKind(refusal.window), threshold, refusal.message)])
+
+    def mail_due(self, user_id: int) -> None:
+        """Mail what is due for the system and the user."""
         self._raise(self._due_alerts(user_id))
 
     def _raise(self, alerts: list[Alert]) -> None:

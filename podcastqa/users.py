@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from podcastqa.clock import Clock, microseconds
-from podcastqa.database import SYSTEM, Database, metadata
+from podcastqa.database import SYSTEM, Database, metadata, row_id
 from podcastqa.display import Table as Shown
 from podcastqa.display import Tabular
 from podcastqa.errors import Misuse, UnknownUser, UserExists
@@ -34,7 +34,7 @@ SYSTEM_ID = 0
 users_table = Table(
     "users",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    row_id(),
     Column("name", Text, unique=True),  # NULL once deleted
     Column("email", Text, nullable=False, server_default=""),
     Column("created_us", BigInteger, nullable=False),

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from podcastqa.bookkeeper import Bookkeeper
     from podcastqa.cost_tracker import CostTracker
     from podcastqa.database import Database
-    from podcastqa.spend.budget import Budget
+    from podcastqa.spend.audit import Auditor
+    from podcastqa.spend.budget import Budget, Kept
     from podcastqa.spend.ledger import Ledger
     from podcastqa.spend.meter import Meter
     from podcastqa.spend.mirror import Mirror
@@ -67,6 +68,14 @@ class Parts:
         from podcastqa.bookkeeper import Bookkeeper
 
         return Bookkeeper(self.treasury, self.archive, self.cost_explorer)
+
+    @property
+    def auditor(self) -> Auditor:
+        """Proves the ledger."""
+        from podcastqa.spend.audit import Auditor
+
+        limits = _system_limits(self.settings), _user_limits(self.settings)
+        return Auditor(self.database, self.mirror, *limits, _kept_for_mail())
 
     @property
     def components(self) -> dict[str, str]:
@@ -135,7 +144,7 @@ def build(
     from podcastqa.bills.local_meter import LocalMeterBill
     from podcastqa.database import open_database
     from podcastqa.providers import Providers, picked_bill, picked_mailer
-    from podcastqa.spend.budget import Budget, Kept
+    from podcastqa.spend.budget import Budget
     from podcastqa.spend.ledger import Ledger
     from podcastqa.spend.meter import Meter
     from podcastqa.spend.mirror import Mirror
@@ -146,7 +155,7 @@ def build(
 
     redactor = Redactor(settings.secrets)
     database = open_database(settings.database)
-    users, prices, ledger = Users(database, clock), PriceList.load(), Ledger(database)
+    users, prices, ledger = Users(database, clock), PriceList.load(), Ledger(database, clock)
     picked = picked_mailer(settings)
     budget = Budget(
         database,
@@ -156,7 +165,7 @@ def build(
         user_limits=_user_limits(settings),
         hold_for=timedelta(seconds=settings.hold_seconds),
         name_of=lambda user_id: users.names().get(user_id, str(user_id)),
-        kept=Kept("aws-ses", Usd("0.01")) if picked == "ses" and mailer is None else None,  # a hundred mails
+        kept=_kept_for_mail() if picked == "ses" and mailer is None else None,
     )
     bill_path = settings.home / "local-meter.focus.csv"
     meter = Meter(bill_path, prices.named(settings.local_meter_price, clock.now().date()), clock, run_id=run_id)
@@ -196,6 +205,13 @@ def drill_parts(
     changed = {name: Usd(Decimal(amount)) for name, amount in (limits or {}).items()}
     settings = replace(made.settings, home=home, database_url="", billing_source="local", **changed)  # type: ignore[arg-type]
     return build(settings, clock=made.clock, run_id=run_id, drill=True, mailer=mailer or made.mailer)
+
+
+def _kept_for_mail() -> Kept:
+    """What is kept of each limit for the mails about it: a hundred of them."""
+    from podcastqa.spend.budget import Kept
+
+    return Kept("aws-ses", Usd("0.01"))
 
 
 def _system_limits(settings: Settings) -> dict[WindowKind, Usd]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from podcastqa.errors import BadEstimate, Misuse
 
 if TYPE_CHECKING:
-    from datetime import date
+    from datetime import date, datetime
 
     from podcastqa.clock import WindowKind
     from podcastqa.money import Usd
@@ -45,10 +45,20 @@ Put it beside the bills
   podcastqa bills report [FILE]         explore bills in a notebook, and write its report
 
 Keep it in bounds
-  podcastqa budget show                 the limits in force
-  podcastqa budget set day 5.00         a new limit for a day, week or month (--user NAME for one user)
+  podcastqa budget show                 the limits in force, and those that begin later
+  podcastqa budget set day 5.00         a new limit for a day, week or month (--user NAME, --service NAME)
+  podcastqa budget set day 9 --from DAY ... that begins by itself on that day (UTC)
+  podcastqa budget remove day           take back what somebody set (--reason WHY)
+  podcastqa budget history              who set which limit, when and why
   podcastqa budget stop --reason WHY    refuse every operation from now on, in every process
   podcastqa budget release --reason WHY let operations run again
+
+Prove the books
+  podcastqa audit                       prove every rule of the ledger, or name the first row that breaks it
+  podcastqa holds list                  money set aside: who, what, how long, what is in doubt
+  podcastqa holds settle ID AMOUNT      say what an operation that vanished really cost (--reason WHY)
+  podcastqa holds void ID               ... or that nothing can have been charged (--reason WHY)
+  podcastqa holds correct ID DELTA      mend by a difference what was booked (--reason WHY)
 
 People
   podcastqa users list                  who may ask and spend
@@ -169,6 +179,16 @@ def amount(text: str) -> Usd:
     return found
 
 
+def difference(text: str) -> Usd:
+    """An amount of US dollars that may be below zero."""
+    from podcastqa.money import Usd
+
+    try:
+        return Usd(text)
+    except BadEstimate as error:
+        raise argparse.ArgumentTypeError(f"{error.message.rstrip('.')}; write it like 0.02 or -0.02") from None
+
+
 def window(text: str) -> WindowKind:
     """A day, a week or a month."""
     from podcastqa.clock import WindowKind
@@ -185,6 +205,27 @@ def month(text: str) -> date:
     if not (digits and (len(year), len(number)) == (4, 2) and year[0] == "2" and 1 <= int(number) <= 12):
         raise argparse.ArgumentTypeError(f"{text!r} is not a month; write it like 2026-10")
     return date(int(year), int(number), 1)
+
+
+def moment(text: str) -> datetime:
+    """The first instant (UTC) of a day written like 2026-10-31, or of a minute like 2026-10-31T18:30."""
+    from datetime import UTC, datetime
+
+    for written in ("%Y-%m-%d", "%Y-%m-%dT%H:%M"):
+        try:
+            found = datetime.strptime(text, written).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+        if text.isascii() and len(text) == len(found.strftime(written)):
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is no day or minute; write it like 2026-10-31 or 2026-10-31T18:30")
+
+
+def service(text: str) -> str:
+    """A service's name, as operations say it."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a service has a name")
+    return text
 
 
 def existing(text: str) -> str:

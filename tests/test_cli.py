@@ -41,7 +41,7 @@ def test_the_front_page_names_every_command() -> None:
 def test_every_command_and_every_group_has_a_help_of_its_own() -> None:
     for name in COMMANDS:
         assert help_page([*name.split(), "--help"], COMMANDS).startswith(f"usage: podcastqa {name}")
-    assert help_page(["budget", "--help"], COMMANDS).count("usage:") == 4
+    assert help_page(["budget", "--help"], COMMANDS).count("usage:") == 6
     assert help_page(["bills", "--help"], COMMANDS).count("usage:") == 5
     assert help_page(["nonsense", "--help"], COMMANDS) == PAGE
 
@@ -84,6 +84,20 @@ sys.exit(status)
         (["budget", "set", "day", "5,00"], "'5,00' is not an amount of US dollars; write it like 5.00", "set --help"),
         (["budget", "set", "day", "nan"], "is not a finite amount of US dollars", "set --help"),
         (["budget", "set", "day", "-5"], "'-5' is below zero", "set --help"),
+        (["budget", "set", "day", "5", "--from", "2027-1-1"], "'2027-1-1' is no day or minute", "set --help"),
+        (
+            ["budget", "set", "day", "5", "--from", "2020-01-01"],
+            "A limit cannot begin in the past",
+            "Leave its beginning",
+        ),
+        (["budget", "set", "day", "5", "--service", " "], "a service has a name", "set --help"),
+        (["budget", "set", "day", "5", "--service", "s", "--user", "ada"], "do not go together", "for all users"),
+        (
+            ["budget", "remove", "day", "--reason", "r"],
+            "Nobody has set the daily limit of the whole system.",
+            "history",
+        ),
+        (["budget", "remove", "day"], "the following arguments are required: --reason", "remove --help"),
         (["budget", "stop"], "the following arguments are required: --reason", "stop --help"),
         (["validate", "step9"], "There is no step 'step9'.", "Did you mean step"),
         (["validate", "-p", "users"], "argument -p: expected 2 arguments", "validate --help"),
@@ -141,6 +155,7 @@ def test_a_limit_is_set_and_the_stop_is_pulled_and_released(shell: Shell) -> Non
         ["bills"],
         ["bills", "reconcile"],
         ["budget"],
+        ["budget", "history"],
         ["users"],
         ["report"],
     ],

@@ -274,7 +274,7 @@ def test_a_backup_that_went_another_way_is_noticed_even_at_the_same_hold(
     parts.budget.settle("running", Usd.from_pico(40))  # entry 9 here …
     assert parts.mirror.sync().last_id == 9
     backup = open_database(f"sqlite:///{tmp_path / 'backup.sqlite'}")
-    books, hold = Ledger(backup), None
+    books, hold = Ledger(backup, clock), None
     with books.writing() as writing:
         hold = writing.get("running")
         writing.close(

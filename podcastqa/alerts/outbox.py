@@ -32,7 +32,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from podcastqa.alerts.alert import NOBODY_NAMED, SYSTEM_ID, SYSTEM_SCOPE, Alert, Mailer, Receipt, compose, one_line
 from podcastqa.clock import Clock, WindowKind, day_number, day_of, from_microseconds, microseconds
-from podcastqa.database import SYSTEM, Database, Scope, metadata
+from podcastqa.database import SYSTEM, Database, Scope, metadata, row_id
 from podcastqa.display import Table as Shown
 from podcastqa.display import Tabular
 from podcastqa.errors import PodcastQAError, Refused
@@ -46,7 +46,7 @@ CLAIM = timedelta(seconds=60)
 outbox = Table(
     "outbox",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    row_id(),
     owner(),  # 0: the whole system
     Column("window_kind", Text, nullable=False),
     Column("window_start", Integer, nullable=False),

@@ -22,6 +22,7 @@ from podcastqa.bills.import_result import ImportedFile, ImportResult, Replaced, 
 from podcastqa.bills.standing import OF_MONTH, Month, imported_at, standing
 from podcastqa.bills.tables import bill_files, bill_imports, bill_lines
 from podcastqa.clock import day_number, day_of, from_microseconds, microseconds
+from podcastqa.database import Driver
 from podcastqa.money import Usd
 
 #: The most detailed first.
@@ -73,7 +74,7 @@ def known_files(connection: Connection) -> dict[str, datetime]:
     return {sha256: from_microseconds(at) for sha256, at in rows}
 
 
-def _replaced(driver: sqlite3.Connection, month: Month) -> Replaced:
+def _replaced(driver: Driver, month: Month) -> Replaced:
     [(rows, net)] = driver.execute(f"SELECT count(*), sum(amount_pico) {OF_MONTH}", month.key)
     at = imported_at(driver, month.import_id)
     return Replaced(month.source, month.account, day_of(month.period), at, rows, Usd.from_pico(net))

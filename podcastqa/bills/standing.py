@@ -6,11 +6,11 @@ lines there are: it is asked from month to month along the index, on every call 
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from datetime import datetime
 
 from podcastqa.clock import from_microseconds
+from podcastqa.database import Driver
 from podcastqa.spend.mirror import STANDING
 
 #: The three searches are one each along the index; a comparison of (source, account, period) would scan it.
@@ -46,13 +46,13 @@ class Month:
         return self.source, self.account, self.period, self.import_id
 
 
-def standing(driver: sqlite3.Connection, source: str | None = None) -> list[Month]:
+def standing(driver: Driver, source: str | None = None) -> list[Month]:
     """Every month that stands, of a source (None: of all), in order."""
     months = (Month(*row) for row in driver.execute(_STANDING))
     return [month for month in months if source in (None, month.source)]
 
 
-def imported_at(driver: sqlite3.Connection, number: int) -> datetime:
+def imported_at(driver: Driver, number: int) -> datetime:
     """When that import was made."""
     [(at,)] = driver.execute("SELECT imported_us FROM bill_imports WHERE id = ?", (number,))
     return from_microseconds(at)

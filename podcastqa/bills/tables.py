@@ -17,7 +17,7 @@ from sqlalchemy import (
     Text,
 )
 
-from podcastqa.database import metadata
+from podcastqa.database import metadata, row_id
 
 _OPERATORS = {"operator": True}
 
@@ -34,7 +34,7 @@ def _big(name: str) -> Column[int]:
 bill_reads = Table(
     "bill_reads",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    row_id(),
     _text("source"),
     _text("account"),
     _text("asked"),  # the request, as JSON
@@ -55,7 +55,7 @@ bill_reads = Table(
 bill_imports = Table(
     "bill_imports",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    row_id(),
     _text("path"),
     _big("imported_us"),
     info=_OPERATORS,
@@ -80,7 +80,7 @@ bill_files = Table(
 bill_lines = Table(
     "bill_lines",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    row_id(BigInteger),
     Column("import_id", Integer, ForeignKey("bill_imports.id"), nullable=False),
     _text("sha256"),
     Column("line", Integer, nullable=False),

@@ -16,6 +16,9 @@ from enum import StrEnum
 from podcastqa.errors import BadEstimate, Misuse
 from podcastqa.money import MOST_PICO, Usd
 
+#: A service's, an operation's and a source's name is no longer.
+MOST_LETTERS = 200
+
 
 class EntryKind(StrEnum):
     """What happened to the hold."""
@@ -42,8 +45,8 @@ class Operation:
         if self.user_id < 1:  # 0 is the whole system: it has limits, and spends nothing by itself
             raise Misuse("An operation needs a user who pays.")
         for name in ("service", "operation", "source"):
-            if not 0 < len(getattr(self, name)) <= 200:
-                raise Misuse(f"An operation needs a {name} of 1 to 200 characters.")
+            if not 0 < len(getattr(self, name)) <= MOST_LETTERS:
+                raise Misuse(f"An operation needs a {name} of 1 to {MOST_LETTERS} characters.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ their sums 128-bit: `avg` and `/` would turn them into floating point and are no
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from podcastqa.clock import Clock, microseconds
-from podcastqa.database import Database
+from podcastqa.database import Database, Driver
 from podcastqa.file_lock import FileLock
 
 _COLUMNS = "id, hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price, reason"
@@ -151,9 +150,7 @@ class Mirror:
         return last_id, new_rows, new_lines, now
 
 
-def _copy_new(
-    driver: sqlite3.Connection, connection: Any, table: str, columns: str, last: tuple[int, str]
-) -> tuple[int, str, int]:
+def _copy_new(driver: Driver, connection: Any, table: str, columns: str, last: tuple[int, str]) -> tuple[int, str, int]:
     """Copy the rows behind the last one that was read, which has to be there still: else the books are others."""
     (last_id, last_row), new_rows = last, 0
     known = driver.execute(f"SELECT {columns} FROM {table} WHERE id = ?", (last_id,)).fetchone()

@@ -1,8 +1,8 @@
 """The ledger is append-only, and everything beside it that makes a check fast can be rebuilt from it.
 
-`entries`, `limits` and `stops` are facts: triggers refuse to change or delete them. `open_holds` and `counters` are
-derived (`ledger.rebuild`). `bill_days` is the last bill that each billing source gave. All columns are NOT NULL: copies
-into other systems infer types from what they see first.
+`entries`, `limits` and `stops` are facts: triggers refuse to change or delete them. `open_holds`, `counters` and
+`service_counters` are derived (`ledger.rebuild`). `bill_days` is the last bill that each billing source gave. All
+columns are NOT NULL: copies into other systems infer types from what they see first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-from podcastqa.database import metadata
+from podcastqa.database import metadata, row_id
 from podcastqa.money import MOST_PICO
 from podcastqa.spend.entries import EntryKind
 from podcastqa.users import owner
@@ -35,10 +35,15 @@ def amount(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False)
 
 
+def _once(name: str, which: str) -> Index:
+    """Of these entries a hold has one."""
+    return Index(name, "hold_id", unique=True, sqlite_where=text(which), postgresql_where=text(which))
+
+
 entries = Table(
     "entries",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    row_id(BigInteger),
     Column("hold_id", Text, nullable=False),
     Column("kind", Text, nullable=False),
     owner(),
@@ -58,9 +63,9 @@ entries = Table(
     ),
     CheckConstraint("length(hold_id) BETWEEN 1 AND 200", name="ck_entries_hold"),
     CheckConstraint("kind <> 'correct' OR length(reason) > 0", name="ck_entries_reason"),
-    Index("uq_entries_reserve", "hold_id", unique=True, sqlite_where=text("kind = 'reserve'")),
-    Index("uq_entries_start", "hold_id", unique=True, sqlite_where=text("kind = 'start'")),
-    Index("uq_entries_end", "hold_id", unique=True, sqlite_where=text(_ENDS)),
+    _once("uq_entries_reserve", "kind = 'reserve'"),
+    _once("uq_entries_start", "kind = 'start'"),
+    _once("uq_entries_end", _ENDS),
     info=_KEPT,
     sqlite_autoincrement=True,
 )
@@ -96,6 +101,19 @@ counters = Table(
     sqlite_with_rowid=False,
 )
 
+service_counters = Table(
+    "service_counters",
+    metadata,
+    Column("service", Text, nullable=False),
+    Column("day", Integer, nullable=False),
+    Column("booked_pico", BigInteger, nullable=False, server_default="0"),
+    Column("held_pico", BigInteger, nullable=False, server_default="0"),
+    PrimaryKeyConstraint("service", "day"),
+    CheckConstraint("held_pico >= 0", name="ck_service_counters_held"),
+    info={"operator": True},
+    sqlite_with_rowid=False,
+)
+
 bill_days = Table(
     "bill_days",
     metadata,
@@ -113,13 +131,19 @@ bill_days = Table(
 limits = Table(
     "limits",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    row_id(),
     owner(),  # 0: the whole system
     Column("window_kind", Text, nullable=False),
-    amount("amount_pico"),
+    amount("amount_pico"),  # 0 where it was removed
     Column("set_us", BigInteger, nullable=False),
     Column("set_by", Text, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("service", Text, nullable=False, server_default=""),  # "": not one service's
+    Column("from_us", BigInteger, nullable=False),  # it holds from here on
+    Column("removed", Integer, nullable=False, server_default="0"),
+    CheckConstraint("service = '' OR user_id = 0", name="ck_limits_service"),
+    CheckConstraint("removed = 0 OR (removed = 1 AND amount_pico = 0)", name="ck_limits_removed"),
+    CheckConstraint("from_us >= set_us", name="ck_limits_from"),
     CheckConstraint("window_kind IN ('day', 'week', 'month')", name="ck_limits_window"),
     CheckConstraint(f"amount_pico BETWEEN 0 AND {MOST_PICO}", name="ck_limits_amount"),
     CheckConstraint("length(set_by) > 0 AND length(reason) > 0", name="ck_limits_who"),
@@ -130,7 +154,7 @@ limits = Table(
 stops = Table(
     "stops",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    row_id(),
     Column("stopped", Integer, nullable=False),
     Column("at_us", BigInteger, nullable=False),
     Column("said_by", Text, nullable=False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from podcastqa.database import SYSTEM, Database, metadata
+from podcastqa.database import SYSTEM, Database, Driver, metadata
 from podcastqa.wiring import Parts, drill_parts
 
 _ENTRY = (
@@ -26,10 +26,19 @@ def _entry(hold: str = "'h'", kind: str = "'reserve'", user: str = "1", amount: 
     return _ENTRY.format(hold=hold, kind=kind, user=user, amount=amount, reason=reason)
 
 
-def _limit(window: str = "'day'", amount: str = "1", by: str = "'a'") -> str:
+def _limit(
+    window: str = "'day'",
+    amount: str = "1",
+    by: str = "'a'",
+    *,
+    user: str = "0",
+    service: str = "''",
+    removed: str = "0",
+    begins: str = "1",
+) -> str:
     return (
-        "INSERT INTO limits (user_id, window_kind, amount_pico, set_us, set_by, reason)"
-        f" VALUES (0, {window}, {amount}, 1, {by}, 'r')"
+        "INSERT INTO limits (user_id, service, window_kind, amount_pico, removed, from_us, set_us, set_by, reason)"
+        f" VALUES ({user}, {service}, {window}, {amount}, {removed}, {begins}, 1, {by}, 'r')"
     )
 
 
@@ -62,6 +71,7 @@ _SETUP = (
     _VALIDATION.format(verdict="'PASS'"),
     "INSERT INTO bill_days VALUES ('s', 1, 0, 1, 1, 1)",
     "INSERT INTO counters (user_id, day, source) VALUES (0, 1, 's')",
+    "INSERT INTO service_counters (service, day) VALUES ('s', 1)",
     "INSERT INTO bill_imports (id, path, imported_us) VALUES (1, 'p', 1)",
     _FILE.format(imported=1, digest=f"'{'a' * 64}'"),
 )
@@ -86,10 +96,16 @@ ATTEMPTS: tuple[tuple[str, str], ...] = (
     ("open_holds.user_id known", _held(user="99")),
     ("counters primary key", "INSERT INTO counters (user_id, day, source) VALUES (0, 1, 's')"),
     ("ck_counters_held", "UPDATE counters SET held_pico = -1"),
+    ("service_counters primary key", "INSERT INTO service_counters (service, day) VALUES ('s', 1)"),
+    ("ck_service_counters_held", "UPDATE service_counters SET held_pico = -1"),
     ("bill_days primary key", "INSERT INTO bill_days VALUES ('s', 1, 0, 2, 2, 2)"),
     ("ck_limits_window", _limit(window="'year'")),
     ("ck_limits_amount", _limit(amount="-1")),
     ("ck_limits_who", _limit(by="''")),
+    ("ck_limits_service", _limit(user="1", service="'s'")),
+    ("ck_limits_removed", _limit(removed="1", amount="1")),
+    ("ck_limits_removed", _limit(removed="2", amount="0")),
+    ("ck_limits_from", _limit(begins="0")),
     ("limits_no_update", "UPDATE limits SET amount_pico = 0"),
     ("limits_no_delete", "DELETE FROM limits"),
     ("ck_stops_stopped", "INSERT INTO stops (stopped, at_us, said_by, reason) VALUES (2, 1, 'a', 'r')"),
@@ -119,7 +135,7 @@ def try_constraints(parts: Parts, run_id: str) -> list[tuple[str, str]]:
         return [(name, _refused(driver, statement)) for name, statement in ATTEMPTS]
 
 
-def _refused(driver: sqlite3.Connection, statement: str) -> str:
+def _refused(driver: Driver, statement: str) -> str:
     driver.execute("SAVEPOINT attempt")
     try:
         driver.execute(statement)

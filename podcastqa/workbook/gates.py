@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, Column, Integer, Table, Text, UniqueConstraint, select
 
 from podcastqa.clock import from_microseconds, microseconds
-from podcastqa.database import SYSTEM, Database, metadata
+from podcastqa.database import SYSTEM, Database, metadata, row_id
 from podcastqa.errors import GateClosed
 from podcastqa.money import Usd
 from podcastqa.workbook.steps import Step, step_before
@@ -23,7 +23,7 @@ from podcastqa.workbook.steps import Step, step_before
 validations = Table(
     "validations",
     metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    row_id(),
     Column("run_id", Text, nullable=False),
     Column("step", Text, nullable=False),
     Column("verdict", Text, nullable=False),

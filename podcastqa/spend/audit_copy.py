@@ -1,0 +1,141 @@
+"""What an audit looks at: the ledger's tables as they are at one instant, copied into a DuckDB in memory.
+
+Rules are then the same for every database, and fast. Values are taken as the column's type says; one that is of
+another type (SQLite keeps whatever it is given) is noted in `misfits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from podcastqa.database import Database, Driver
+from podcastqa.spend.tables import APPEND_ONLY
+
+_CHUNK_ROWS = 20_000
+#: Each table: the column that names a row, its whole numbers, its texts.
+TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "entries": (
+        "id",
+        ("id", "user_id", "amount_pico", "day", "at_us", "expires_us"),
+        ("hold_id", "kind", "source", "service", "operation", "price", "reason"),
+    ),
+    "open_holds": ("hold_id", ("user_id", "day", "amount_pico", "started", "expires_us"), ("hold_id", "source")),
+    "counters": ("user_id", ("user_id", "day", "booked_pico", "held_pico", "bill_pico"), ("source",)),
+    "service_counters": ("service", ("day", "booked_pico", "held_pico"), ("service",)),
+    "bill_days": ("source", ("day", "user_id", "gross_pico", "net_pico", "read_us"), ("source",)),
+    "limits": (
+        "id",
+        ("id", "user_id", "amount_pico", "removed", "from_us", "set_us"),
+        ("service", "window_kind", "set_by", "reason"),
+    ),
+    "stops": ("id", ("id", "stopped", "at_us"), ("said_by", "reason")),
+    "users": ("id", ("id",), ()),
+}
+#: The last number that was given to an entry, on SQLite and elsewhere.
+_NUMBERED = {
+    True: "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'entries'",
+    False: "SELECT CASE WHEN has_sequence_privilege(name, 'USAGE') THEN pg_sequence_last_value(name::regclass) END"
+    " FROM (SELECT pg_get_serial_sequence('entries', 'id') AS name) AS numbers",
+}
+
+
+def copy_ledger(database: Database, connection: Any) -> tuple[int, list[str]]:
+    """Fill the DuckDB connection from one consistent state.
+
+    Returns how many triggers guard the tables of a ledger, and what those refuse that are not in place.
+    """
+    connection.execute("CREATE TABLE misfits (table_name VARCHAR, name VARCHAR, said VARCHAR)")
+    on_sqlite = database.kind.startswith("SQLite")
+    with database.snapshot() as driver:
+        for table in TABLES:
+            _copy(driver, connection, table)
+            if on_sqlite:
+                _note_misfits(driver, connection, table)
+        connection.execute("CREATE TABLE numbering (last_id BIGINT, dense BOOLEAN)")
+        numbered = driver.execute(_NUMBERED[on_sqlite]).fetchone()
+        # A rollback leaves a gap in PostgreSQL's numbers.
+        connection.execute("INSERT INTO numbering VALUES (?, ?)", [numbered[0], on_sqlite])
+        guards = (2 if on_sqlite else 3) * len(APPEND_ONLY) + 1  # SQLite knows no TRUNCATE
+        return guards, _missing_on_sqlite(driver) if on_sqlite else _missing_on_postgresql(driver)
+
+
+def _copy(driver: Driver, connection: Any, table: str) -> None:
+    import pyarrow as pa
+
+    _, numbers, texts = TABLES[table]
+    types = [pa.int64()] * len(numbers) + [pa.string()] * len(texts)
+    columns = ", ".join([f"{name} BIGINT" for name in numbers] + [f"{name} VARCHAR" for name in texts])
+    connection.execute(f"CREATE TABLE {table} ({columns})")
+    for rows in _chunks(driver, table):
+        arrays = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), types, strict=True)]
+        batch = pa.table(arrays, names=[*numbers, *texts])
+        connection.register("batch", batch)
+        connection.execute(f"INSERT INTO {table} SELECT * FROM batch")
+        connection.unregister("batch")
+
+
+def _chunks(driver: Driver, table: str) -> Iterator[list[Any]]:
+    """Rows in bunches; the entries, of which there are many, a page of ids at a time."""
+    _, numbers, texts = TABLES[table]
+    casts = [f"CAST({name} AS BIGINT)" for name in numbers] + [f"CAST({name} AS TEXT)" for name in texts]
+    sql = f"SELECT {', '.join(casts)} FROM {table}"
+    if table != "entries":
+        cursor = driver.execute(sql)
+        while rows := cursor.fetchmany(_CHUNK_ROWS):
+            yield rows
+        return
+    from tqdm import tqdm
+
+    (total,) = driver.execute("SELECT count(*) FROM entries").fetchone()
+    last, page = -(2**63), f"{sql} WHERE id > ? ORDER BY id LIMIT {_CHUNK_ROWS}"
+    with tqdm(total=total, desc="reading the ledger", unit=" rows", delay=1, disable=None, leave=False) as progress:
+        while rows := driver.execute(page, (last,)).fetchall():
+            yield rows
+            last = rows[-1][0]
+            progress.update(len(rows))
+
+
+def _note_misfits(driver: Driver, connection: Any, table: str) -> None:
+    """What stands in a column of whole numbers and is none, or in one of texts and is none."""
+    name, numbers, texts = TABLES[table]
+    wrong = [f"typeof({one}) <> 'integer'" for one in numbers] + [f"typeof({one}) <> 'text'" for one in texts]
+    types = " || ', ' || ".join(f"'{one} is ' || typeof({one})" for one in (*numbers, *texts))
+    found = driver.execute(f"SELECT '{table}', CAST({name} AS TEXT), {types} FROM {table} WHERE {' OR '.join(wrong)}")
+    while rows := found.fetchmany(_CHUNK_ROWS):
+        connection.executemany("INSERT INTO misfits VALUES (?, ?, ?)", rows)
+
+
+#: What pg_trigger's type says of an action.
+_BITS = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
+#: Table → what a trigger refuses there.
+_REFUSED = dict.fromkeys(APPEND_ONLY, ("UPDATE", "DELETE"))
+
+
+def _missing_on_sqlite(driver: Driver) -> list[str]:
+    """The triggers that make tables grow only; one of the right name that does something else is none."""
+    rows = driver.execute("SELECT tbl_name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    found = {" ".join(str(sql).split()) for _, sql in rows}
+
+    def stands(start: str) -> bool:
+        return any(sql.startswith("CREATE TRIGGER ") and f" {start} BEGIN SELECT RAISE(ABORT, " in sql for sql in found)
+
+    wanted = {
+        f"{table}: {action}": f"BEFORE {action} ON {table}" for table, all_ in _REFUSED.items() for action in all_
+    }
+    missing = [what for what, start in wanted.items() if not stands(start)]
+    reserve = "BEFORE INSERT ON entries WHEN NEW.kind <> 'reserve' AND NOT EXISTS"
+    return missing + ["entries: INSERT without a reserve"] * (not any(reserve in sql for sql in found))
+
+
+def _missing_on_postgresql(driver: Driver) -> list[str]:
+    """The same by what pg_trigger says: enabled, before the change, for that action, and its function raises."""
+    rows = driver.execute(
+        "SELECT c.relname, t.tgtype FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()"
+        " JOIN pg_proc p ON p.oid = t.tgfoid AND position('RAISE EXCEPTION' IN p.prosrc) > 0"
+        " WHERE NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')"
+    ).fetchall()
+    before = {(table, action) for table, kind in rows for action, bit in _BITS.items() if kind & 2 and kind & bit}
+    wanted = [(table, action) for table, all_ in _REFUSED.items() for action in (*all_, "TRUNCATE")]
+    return [f"{table}: {action}" for table, action in [*wanted, ("entries", "INSERT")] if (table, action) not in before]

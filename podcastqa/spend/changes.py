@@ -1,0 +1,151 @@
+"""What a batch changed goes to the database in one go: each table in one statement, whatever the number of callers.
+
+The entries are what happened; open holds and counters follow from them, and are written beside them in the same
+transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from podcastqa.database import Driver
+from podcastqa.spend.entries import EntryKind, Hold
+
+#: scope (0 or a user), day, source
+CounterKey = tuple[int, int, str]
+_ENTRIES = """entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price,
+ reason)"""
+_OPENED = "open_holds (hold_id, user_id, source, day, amount_pico, started, expires_us)"
+_COUNTED = "counters (user_id, day, source, booked_pico, held_pico)"
+_AS_COUNTED = """ON CONFLICT (user_id, day, source)
+ DO UPDATE SET booked_pico = excluded.booked_pico, held_pico = excluded.held_pico"""
+#: Rows a statement: powers of two up to here, so that the database prepares a handful of statements once.
+_MOST_ROWS = 64
+#: What 64 bits hold: a counter that would be more stays there, far above any limit, and every reserve is refused.
+_MOST = 2**63 - 1
+_COUNTERS = "counters", ("user_id", "day", "source")
+_SERVICES = "service_counters", ("service", "day")
+
+
+@dataclass(slots=True)
+class Changes:
+    """Rows that wait to be written; amounts in pico-dollars."""
+
+    entries: list[tuple[Any, ...]] = field(default_factory=list)
+    opened: dict[str, list[Any]] = field(default_factory=dict)
+    """Hold id → its row of open_holds."""
+    started: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    counters: dict[CounterKey, list[int]] = field(default_factory=dict)
+    """Counter → what it then is: booked, held, billed."""
+    counted: dict[CounterKey, list[int]] = field(default_factory=dict)
+    """Counter that nobody has read → what is added: booked, held."""
+    served: dict[tuple[str, int], list[int]] = field(default_factory=dict)
+    """(service, day) → what is added: booked, held."""
+
+    def __bool__(self) -> bool:
+        return bool(self.entries)
+
+    def note(
+        self, kind: EntryKind, hold: Hold, day: int, amount_pico: int, at_us: int, expires_us: int, why: str
+    ) -> None:
+        """Append an entry."""
+        what, hold_id = hold.operation, hold.hold_id
+        head = hold_id, kind.value, what.user_id, what.source, what.service, what.operation
+        self.entries.append((*head, amount_pico, day, at_us, expires_us, what.price, why))
+
+    def open(self, hold: Hold, day: int, expires_us: int) -> None:
+        """A hold that counts from now on."""
+        what = hold.operation
+        self.opened[hold.hold_id] = [hold.hold_id, what.user_id, what.source, day, hold.estimate.pico, 0, expires_us]
+
+    def start(self, hold_id: str) -> None:
+        """Its operation runs."""
+        if hold_id in self.opened:
+            self.opened[hold_id][5] = 1
+        else:
+            self.started.append(hold_id)
+
+    def close(self, hold_id: str) -> None:
+        """It is open no more; one that was opened in the same batch never was."""
+        if self.opened.pop(hold_id, None) is None:
+            self.closed.append(hold_id)
+
+    def count(self, scope: int, day: int, source: str, booked: int, held: int) -> None:
+        """Add to a counter that nobody has read."""
+        _add(self.counted, (scope, day, source), booked, held)
+
+    def serve(self, service: str, day: int, booked: int, held: int) -> None:
+        """Add to a service's counter of that day."""
+        _add(self.served, (service, day), booked, held)
+
+    def write(self, driver: Driver) -> None:
+        """Write all of it, and forget it."""
+        _insert(driver, _ENTRIES, self.entries)
+        _insert(driver, _OPENED, list(self.opened.values()))
+        _each(driver, "UPDATE open_holds SET started = 1 WHERE hold_id IN", self.started)
+        _each(driver, "DELETE FROM open_holds WHERE hold_id IN", self.closed)
+        counted = [(*key, min(row[0], _MOST), min(row[1], _MOST)) for key, row in self.counters.items()]
+        _insert(driver, _COUNTED, counted, _AS_COUNTED)
+        _add_up(driver, *_COUNTERS, self.counted)
+        _add_up(driver, *_SERVICES, self.served)
+        self.forget()
+
+    def forget(self) -> None:
+        """Nothing waits any more."""
+        for waiting in (self.entries, self.opened, self.started, self.closed):
+            waiting.clear()
+        for sums in (self.counters, self.counted, self.served):
+            sums.clear()
+
+
+def _add(sums: dict[Any, list[int]], key: Any, booked: int, held: int) -> None:
+    found = sums.get(key)
+    if found is None:
+        sums[key] = [booked, held]
+    else:
+        found[0] += booked
+        found[1] += held
+
+
+def _insert(driver: Driver, into: str, rows: Sequence[Sequence[Any]], then: str = "") -> None:
+    """Many rows a statement: half the work of a statement a row."""
+    for chunk in _chunks(rows):
+        driver.execute(_values(into, len(chunk[0]), len(chunk), then), [value for row in chunk for value in row])
+
+
+def _each(driver: Driver, change: str, keys: Sequence[str]) -> None:
+    for chunk in _chunks(keys):
+        driver.execute(f"{change} ({', '.join('?' * len(chunk))})", chunk)
+
+
+def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    at, size = 0, _MOST_ROWS
+    while at < len(rows):
+        while size > len(rows) - at:
+            size //= 2
+        yield rows[at : at + size]
+        at += size
+
+
+@lru_cache(maxsize=256)
+def _values(into: str, width: int, rows: int, then: str) -> str:
+    row = f"({', '.join('?' * width)})"
+    return f"INSERT INTO {into} VALUES {', '.join([row] * rows)} {then}"
+
+
+def _add_up(driver: Driver, table: str, key: tuple[str, ...], sums: dict[Any, list[int]]) -> None:
+    """Add to counters; what gives back more than it holds has a counter already, what adds may be its first."""
+    columns, same = ", ".join((*key, "booked_pico", "held_pico")), " AND ".join(f"{column} = ?" for column in key)
+    more = [(*at, *added) for at, added in sums.items() if added[1] >= 0]
+    added_to = ", ".join(f"{column} = {table}.{column} + excluded.{column}" for column in ("booked_pico", "held_pico"))
+    _insert(driver, f"{table} ({columns})", more, f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {added_to}")
+    for at, added in sums.items():
+        if added[1] < 0:
+            driver.execute(
+                f"UPDATE {table} SET booked_pico = booked_pico + ?, held_pico = held_pico + ? WHERE {same}",
+                (*added, *at),
+            )

@@ -1,0 +1,253 @@
+"""One writer a process: callers queue, one commit admits them in the order they came, and nobody is answered before it.
+
+A caller who finds nobody writing leads: it takes the turn to write, and then everyone who is waiting by then. So a
+lone caller writes directly, and many share the cost of one durable commit. Threads wait for the turn, tasks are led by
+one thread of the writer's own, so that no event loop waits for a disk. The turn (a file lock, or a row of the server)
+is taken before the queue is emptied: while it is waited for, the batch grows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Generic, TypeVar
+
+from podcastqa.clock import Clock
+from podcastqa.database import Database, Line
+from podcastqa.errors import LedgerUnavailable, PodcastQAError
+from podcastqa.spend.books import Books
+
+T = TypeVar("T")
+_INTERRUPTED = "The program was interrupted while it wrote the ledger: whether it was written is not known."
+
+
+@dataclass(slots=True)
+class Job(Generic[T]):
+    """What one caller wants done with the books: it looks first and changes last, so that a refusal changes nothing."""
+
+    do: Callable[[Books], T]
+    hold_id: str = ""
+    """The hold that it is about."""
+    user_id: int = 0
+    is_new: bool = False
+    """Whether the hold's id was made just now, so that nobody can have used it."""
+    again: bool = True
+    """Whether doing it twice is doing it once: then a cut connection is tried again."""
+
+
+class _Ticket:
+    """A caller in the queue."""
+
+    __slots__ = ("answer", "done", "future", "job", "problem")
+
+    def __init__(self, job: Job[Any], future: asyncio.Future[Any] | None = None) -> None:
+        self.job, self.future, self.done = job, future, False
+        self.answer: Any = None
+        self.problem: BaseException | None = None
+
+    def do(self, books: Books) -> None:
+        try:
+            self.answer, self.problem = self.job.do(books), None
+        except PodcastQAError as problem:  # a refusal is an answer
+            if isinstance(problem, LedgerUnavailable):
+                raise
+            self.problem = problem
+
+
+class Writer:
+    """Runs jobs on the books, many in one commit."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database, self._clock = database, clock
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """A forked child has none of its parent's threads, callers or connections."""
+        self._pid, self._turn, self._leader = os.getpid(), threading.Lock(), 0
+        self._waiting: deque[_Ticket] = deque()
+        self._calls = weakref.WeakSet[asyncio.AbstractEventLoop]()  # loops that are about to call the writer's thread
+        self._line: Line = self._database.line()
+        self._books: Books | None = None
+        self._tasks: ThreadPoolExecutor | None = None
+
+    # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def run(self, job: Job[T]) -> T:
+        """Do the job; returns when it is durable. Raises what the job raises, or LedgerUnavailable."""
+        self._here()
+        ticket = _Ticket(job)
+        self._waiting.append(ticket)
+        with self._turn:
+            if not ticket.done:
+                self._round()
+        if ticket.problem is not None:
+            raise ticket.problem
+        answer: T = ticket.answer
+        return answer
+
+    async def ask(self, job: Job[T]) -> T:
+        """The same for a task."""
+        self._here()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.append(_Ticket(job, future))
+        if loop not in self._calls:
+            self._calls.add(loop)
+            loop.call_soon(self._call, loop)  # soon, not now: tasks that are ready too come into the same batch
+        return await future
+
+    @contextmanager
+    def alone(self) -> Iterator[Books]:
+        """One write transaction by itself, durable when the block ends; nothing of it stays if the block raises."""
+        self._here()
+        with self._turn:
+            books = self._begin()
+            try:
+                with self._line.reachable():
+                    yield books
+                    self._commit(books)
+            except BaseException:
+                self._back(books)
+                raise
+            finally:
+                self._leader = 0
+
+    def close(self) -> None:
+        """End the writer's thread."""
+        if self._tasks is not None and self._pid == os.getpid():
+            self._tasks.shutdown()
+        self._begin_anew()
+
+    # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _here(self) -> None:
+        if self._pid != os.getpid():
+            self._begin_anew()
+        if self._leader == threading.get_ident():
+            raise RuntimeError("this thread already holds the turn to write: one write inside another would never end")
+
+    def _call(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have the writer's thread lead those who wait."""
+        self._calls.discard(loop)  # whoever comes from now on calls again
+        if self._tasks is None:
+            self._tasks = ThreadPoolExecutor(1, thread_name_prefix="podcastqa-writer")
+        self._tasks.submit(self._lead)
+
+    def _lead(self) -> None:
+        """Write for the tasks that wait."""
+        with self._turn:
+            self._round()
+
+    def _round(self) -> None:
+        """Take the turn to write, then everyone who waits, and answer them."""
+        if not self._waiting:
+            return  # somebody else has led them
+        batch: list[_Ticket] = []
+        try:
+            self._try(batch, self._waiting)
+        except BaseException as problem:
+            batch += self._waiting  # nobody may wait for ever
+            self._waiting.clear()
+            told = problem if isinstance(problem, Exception) else LedgerUnavailable(_INTERRUPTED)
+            for ticket in batch:
+                ticket.problem = told
+            if told is not problem:
+                raise
+        finally:
+            _answer(batch)
+
+    def _try(self, batch: list[_Ticket], waiting: deque[_Ticket]) -> None:
+        """All in one commit; where a connection was cut once more, and where one spoils it for all one by one."""
+        try:
+            self._commit_all(batch, waiting)
+        except LedgerUnavailable:
+            if not batch or not self._database.is_cut or not all(ticket.job.again for ticket in batch):
+                raise
+            self._commit_all(batch, deque(), anew=True)
+        except Exception as problem:  # whatever it is, it is one caller's, and the others go on
+            if not batch:
+                raise
+            if len(batch) == 1:
+                batch[0].problem = problem
+                return
+            for ticket in batch:
+                self._try([ticket], deque())
+
+    def _commit_all(self, batch: list[_Ticket], waiting: deque[_Ticket], *, anew: bool = False) -> None:
+        books = self._begin()
+        try:
+            while waiting:
+                batch.append(waiting.popleft())
+            with self._line.reachable():
+                self._prepare(books, batch, anew=anew)
+                for ticket in batch:
+                    ticket.do(books)
+                self._commit(books)
+        except BaseException:
+            self._back(books)
+            raise
+        finally:
+            self._leader = 0
+
+    def _prepare(self, books: Books, batch: list[_Ticket], *, anew: bool) -> None:
+        """Read what the batch asks for, in as few questions as can be; `anew`: what it made may be there already."""
+        today: date = self._clock.now().date()
+        users = {ticket.job.user_id for ticket in batch if ticket.job.user_id}
+        if ids := [ticket.job.hold_id for ticket in batch if anew or not ticket.job.is_new]:
+            books.look_up(ids)
+            users.update(books.payers(ids))
+        books.prepare(today, users)
+
+    def _begin(self) -> Books:
+        line = self._line
+        still = line.begin()
+        self._leader = threading.get_ident()
+        if self._books is None or self._books.driver is not line.driver:
+            self._books = Books(line.driver)
+        elif not still:
+            self._books.forget()
+        return self._books
+
+    def _commit(self, books: Books) -> None:
+        if books.is_changed:
+            books.write()
+            self._line.commit()
+        else:
+            self._line.rollback()  # what is refused writes nothing
+
+    def _back(self, books: Books) -> None:
+        """Nothing of it happened."""
+        books.undo()
+        with suppress(Exception):  # what went wrong is being said already
+            self._line.rollback()
+
+
+def _answer(batch: list[_Ticket]) -> None:
+    """Wake everyone: threads look at `done` when they get the turn, tasks are told through their loops."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Ticket]] = {}
+    for ticket in batch:
+        ticket.done = True
+        if ticket.future is not None:
+            loops.setdefault(ticket.future.get_loop(), []).append(ticket)
+    for loop, tickets in loops.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_tell, tickets)
+
+
+def _tell(tickets: list[_Ticket]) -> None:
+    for ticket in tickets:
+        future = ticket.future
+        if future is None or future.done():  # cancelled meanwhile: what was written stands
+            continue
+        if ticket.problem is not None:
+            future.set_exception(ticket.problem)
+        else:
+            future.set_result(ticket.answer)
