@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -42,119 +42,14 @@ from podcastqa.spend.status import budget_status
 from podcastqa.users import User, Users
 from podcastqa.wiring import Parts
 from tests.conftest import A_WEDNESDAY, SetClock, operation
+from tests.model import HOLD_FOR, Model, in_window
 
 pytestmark = pytest.mark.step1
 
 DAY, WEEK, MONTH = WindowKind
-HOLD_FOR = timedelta(minutes=15)
 SYSTEM_LIMITS = {DAY: Usd("0.000000000100"), WEEK: Usd("0.000000000150"), MONTH: Usd("0.000000000200")}
 USER_LIMITS = {DAY: Usd("0.000000000060"), WEEK: Usd("0.000000000080"), MONTH: Usd("0.000000000120")}
 QUICK = settings(max_examples=40, deadline=None, derandomize=False, suppress_health_check=list(HealthCheck))
-
-
-# ── the model ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def in_window(kind: WindowKind, day: date, today: date) -> bool:
-    """Whether the day is in today's window: said again, in other words than `podcastqa.clock` uses."""
-    if kind is DAY:
-        return day == today
-    if kind is WEEK:
-        return day.isocalendar()[:2] == today.isocalendar()[:2]
-    return (day.year, day.month) == (today.year, today.month)
-
-
-@dataclass
-class ModelHold:
-    operation: Operation
-    estimate: int
-    at: datetime
-    ended: str = ""  # settle, void, expire
-    started: bool = False
-    settled: int | None = None
-    corrected: int = 0
-
-    def runs_out(self, now: datetime) -> bool:
-        return not self.ended and not self.started and self.at + HOLD_FOR <= now
-
-    def held(self, now: datetime) -> int:
-        return 0 if self.ended or self.runs_out(now) else self.estimate
-
-
-@dataclass
-class Model:
-    """What the guard must do, with a list instead of a database and no counter anywhere."""
-
-    limits: dict[tuple[int, WindowKind], int]
-    holds: dict[str, ModelHold] = field(default_factory=dict)
-    bills: dict[tuple[int, date, str], int] = field(default_factory=dict)  # by scope, day, source
-    stopped: bool = False
-
-    def spent(self, scope: int, kind: WindowKind, now: datetime) -> tuple[int, int]:
-        """(booked or billed, held) of a scope in a window."""
-        mine = [h for h in self.holds.values() if scope in (0, h.operation.user_id)]
-        booked = {key[1:]: 0 for key in self.bills if key[0] == scope}
-        for hold in mine:
-            key = hold.at.date(), hold.operation.source
-            booked[key] = booked.get(key, 0) + (hold.settled or 0) + hold.corrected
-        today = now.date()
-        real = sum(
-            max(pico, self.bills.get((scope, *key), 0))
-            for key, pico in booked.items()
-            if in_window(kind, key[0], today)
-        )
-        return real, sum(hold.held(now) for hold in mine if in_window(kind, hold.at.date(), today))
-
-    def reserve(self, hold_id: str, what: Operation, estimate: int, now: datetime) -> str:
-        known = self.holds.get(hold_id)
-        if known:
-            return "" if (known.operation, known.estimate) == (what, estimate) else "HoldIdReused"
-        if self.stopped:
-            return "EmergencyStopped"
-        for scope in (0, what.user_id):
-            for kind in WindowKind:
-                if sum(self.spent(scope, kind, now)) + estimate > self.limits[scope, kind]:
-                    return f"OverLimit {'user' if scope else 'system'} {kind}"
-        for hold in self.holds.values():
-            if hold.runs_out(now):
-                hold.ended = "expire"
-        self.holds[hold_id] = ModelHold(what, estimate, now)
-        return ""
-
-    def start(self, hold_id: str, now: datetime) -> str:
-        hold = self.holds.get(hold_id)
-        if hold is None:
-            return "HoldUnknown"
-        if hold.runs_out(now):
-            hold.ended = "expire"
-        if hold.ended:
-            return "HoldExpired" if hold.ended == "expire" else "HoldResolved"
-        if self.stopped and not hold.started:
-            return "EmergencyStopped"
-        hold.started = True
-        return ""
-
-    def settle(self, hold_id: str, actual: int) -> str:
-        hold = self.holds.get(hold_id)
-        if hold is None:
-            return "HoldUnknown"
-        if hold.settled is not None:
-            return "" if hold.settled == actual else "HoldResolved"
-        hold.ended, hold.settled = hold.ended or "settle", actual
-        return ""
-
-    def void(self, hold_id: str) -> str:
-        hold = self.holds.get(hold_id)
-        if hold is None:
-            return "HoldUnknown"
-        hold.ended = hold.ended or "void"
-        return "" if hold.ended == "void" else "HoldResolved"
-
-    def correct(self, hold_id: str, delta: int) -> str:
-        if hold_id not in self.holds:
-            return "HoldUnknown"
-        self.holds[hold_id].corrected += delta
-        return ""
 
 
 # ── the same steps for both ──────────────────────────────────────────────────────────────────────────────────────
@@ -184,7 +79,7 @@ def a_guard(migrated: Path, now: datetime = A_WEDNESDAY) -> Iterator[Guard]:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(migrated, Path(folder) / "podcastqa.sqlite")
         database, clock = open_database(f"sqlite:///{folder}/podcastqa.sqlite"), SetClock(now)
-        ledger, users = Ledger(database), Users(database, clock)
+        ledger, users = Ledger(database, clock), Users(database, clock)
         budget = Budget(
             *(database, ledger, clock),
             system_limits=SYSTEM_LIMITS,
@@ -238,11 +133,7 @@ def step(guard: Guard, model: Model, name: str, *words: Any) -> tuple[str, str]:
         hold_id, who, source, pico = words
         what = operation(guard.users[who].id, source)
         call = budget.reserve if name == "reserve" else budget.book
-        said = model.reserve(hold_id, what, pico, clock.instant)
-        if name == "book" and not said:
-            ended = model.holds[hold_id].ended
-            said = "HoldResolved" if ended in ("void", "expire") else model.settle(hold_id, pico)
-            said = "" if ended == "settle" else said  # it was booked, or settled at another amount: as it was
+        said = getattr(model, name)(hold_id, what, pico, clock.instant)
         return guard.outcome(lambda: call(what, Usd.from_pico(pico), hold_id)), said
     if name == "start":
         return guard.outcome(lambda: budget.start(words[0])), model.start(words[0], clock.instant)
@@ -263,7 +154,7 @@ def decide(guard: Guard, model: Model, name: str, *words: Any) -> str:
     if name == "limit":
         who, kind, pico = words
         scope = (0, *(user.id for user in guard.users))[who]
-        model.limits[scope, kind] = pico
+        model.say_limit(scope, kind, pico, guard.clock.instant)
         guard.budget.set_limit(scope, kind, Usd.from_pico(pico), by="ada", reason="test")
     elif name == "stop":
         model.stopped = words[0]
@@ -289,9 +180,9 @@ def decide(guard: Guard, model: Model, name: str, *words: Any) -> str:
     return ""
 
 
-def fresh_model(guard: Guard) -> Model:
-    limits = {(0, kind): limit.pico for kind, limit in SYSTEM_LIMITS.items()}
-    return Model(limits | {(u.id, kind): limit.pico for u in guard.users for kind, limit in USER_LIMITS.items()})
+def fresh_model() -> Model:
+    usual: dict[tuple[int | str, WindowKind], int] = {(0, kind): limit.pico for kind, limit in SYSTEM_LIMITS.items()}
+    return Model(usual | {(-1, kind): limit.pico for kind, limit in USER_LIMITS.items()})
 
 
 def derived(guard: Guard) -> list[Any]:
@@ -310,7 +201,7 @@ def test_after_every_step_the_guard_says_and_holds_what_the_model_does(
     migrated: Path, start: datetime, steps: list[tuple[Any, ...]]
 ) -> None:
     with a_guard(migrated, start) as guard:
-        model = fresh_model(guard)
+        model = fresh_model()
         for one in steps:
             answered, must = step(guard, model, *one)
             assert answered == must, one
@@ -321,7 +212,7 @@ def test_after_every_step_the_guard_says_and_holds_what_the_model_does(
                     spent = standing.get((scope, kind), NOTHING)
                     assert (spent.real.pico, spent.held.pico) == model.spent(scope, kind, now), (one, scope, kind)
                 assert {key: limit.pico for key, limit in guard.budget.limits(user.id).items()} == {
-                    key: pico for key, pico in model.limits.items() if key[0] in (0, user.id)
+                    (scope, kind): model.limit(scope, kind, now) for scope in (0, user.id) for kind in WindowKind
                 }
             assert (guard.budget.stopped() is not None) == model.stopped
         kept = derived(guard)
@@ -339,7 +230,7 @@ def test_a_window_is_never_over_its_limit_but_by_what_was_recorded_as_an_overrun
     migrated: Path, steps: list[tuple[Any, ...]]
 ) -> None:
     with a_guard(migrated) as guard:
-        model = fresh_model(guard)
+        model = fresh_model()
         for one in steps:
             answered, must = step(guard, model, *one)
             assert answered == must
@@ -357,9 +248,11 @@ def test_a_window_is_never_over_its_limit_but_by_what_was_recorded_as_an_overrun
                         and scope in (0, entry.operation.user_id)
                         and in_window(kind, date.fromordinal(entry.day), today)
                     )
-                    assert spent.total.pico <= model.limits[scope, kind] + overrun
+                    limit = model.limit(scope, kind, guard.clock.instant)
+                    assert limit is not None
+                    assert spent.total.pico <= limit + overrun
                     if not answered and one[0] == "reserve" and not overrun:
-                        assert spent.total.pico <= model.limits[scope, kind]
+                        assert spent.total.pico <= limit
 
 
 @QUICK
@@ -560,7 +453,7 @@ def test_a_scope_without_any_spend_has_nothing_even_while_others_holds_expire(
     parts.budget.reserve(operation(ada.id), Usd("1.00"))
     clock.forward(minutes=20)
     standing = parts.budget.standing(bob.id)
-    assert (bob.id, DAY) not in standing
+    assert standing[bob.id, DAY] == NOTHING
     assert standing[0, DAY] == NOTHING
     assert set(parts.budget.standing(0)) == {(0, kind) for kind in WindowKind}
 
