@@ -4,7 +4,7 @@ STEP ?= step1
 bin := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup validate test lint format notebooks bench lab
+.PHONY: help setup validate test lint format notebooks bench bench-full lab
 
 help:
 	@echo "make validate   set up, run $(STEP), print the verdict and the report's path (STEP=all for every step)"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint       format, lint, types and import rules, without changing a file"
 	@echo "make format     put the source into its one format"
 	@echo "make bench      measure against the same machine bare; writes reports/bench.json"
+	@echo "make bench-full the same with ledgers ten times as large"
 	@echo "make lab        JupyterLab on the notebooks"
 	@echo "make setup      only set up: Python packages in .venv"
 
@@ -36,6 +37,9 @@ format: setup
 
 bench: setup
 	@$(bin)/python -m tests.bench $(ARGS)
+
+bench-full: setup
+	@BENCH_FULL=1 $(bin)/python -m tests.bench $(ARGS)
 
 lab: setup
 	@$(bin)/podcastqa lab

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from podcastqa.clock import SystemClock
@@ -18,6 +20,7 @@ from podcastqa.wiring import Parts, build
 from tests.bench.rows import Row, timing, watched
 
 _ROUNDS, _CALLS = 9, 200
+_SIZES = (1_000, 100_000, 1_000_000, *((10_000_000,) if os.environ.get("BENCH_FULL") else ()))
 _COUNT = "UPDATE counters SET held_pico = held_pico + 1 WHERE user_id = ? AND day = 1 AND source = 's'"
 
 
@@ -38,7 +41,47 @@ def run() -> list[Row]:
         made.database.close()
     floor = statistics.median(floor for floor, _ in rounds)
     ratio = statistics.median(ours / floor for floor, ours in rounds)
-    return [timing("guard-reserve-one-caller", ratio * floor, "1/s", floor, ">= 0.7 x", ratio >= 0.7, machine)]
+    one = timing("guard-reserve-one-caller", ratio * floor, "1/s", floor, ">= 0.85 x (0.7)", ratio >= 0.7, machine)
+    return [one, *_growth()]
+
+
+def _growth() -> list[Row]:
+    """Seconds a decision with a thousand entries in the ledger, beside those with more, interleaved."""
+    with ExitStack() as folders:
+        books = {size: parts_in(Path(folders.enter_context(tempfile.TemporaryDirectory()))) for size in _SIZES}
+        for size, made in books.items():
+            fill(made, made.users.add("bench").id, size)
+        what = Operation(1, "bench", "reserve", "bench")
+        for made in books.values():
+            _reserves(made, what)
+        rounds, machine = watched(
+            lambda: [{size: 1 / _reserves(made, what) for size, made in books.items()} for _ in range(_ROUNDS)]
+        )
+        for made in books.values():
+            made.database.close()
+    rows = []
+    for size in _SIZES[1:]:
+        ratio = statistics.median(one[size] / one[_SIZES[0]] for one in rounds)
+        first = statistics.median(one[_SIZES[0]] for one in rounds)
+        name = f"guard-with-{size}-entries"
+        rows.append(timing(name, ratio * first * 1e6, "us", first * 1e6, "<= 1.2 x", ratio <= 1.2, machine))
+    return rows
+
+
+def fill(made: Parts, user_id: int, entries: int) -> None:
+    """So many entries, half of them settles of the other half, over 700 days."""
+    rows = (
+        (f"h{i}", kind, user_id, i * 7919 % 1_000_003, 738_000 + i % 700)
+        for i in range(entries // 2)
+        for kind in ("reserve", "settle")
+    )
+    with made.database.hot() as driver:
+        driver.execute("DROP TRIGGER entries_need_reserve")  # a million look-ups are not what is measured
+        driver.executemany(
+            "INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us)"
+            " VALUES (?, ?, ?, 's', 's', 'o', ?, ?, 1)",
+            rows,
+        )
 
 
 def parts_in(home: Path) -> Parts:

@@ -9,7 +9,7 @@ from pathlib import Path
 from podcastqa.money import Usd
 from podcastqa.spend.entries import Operation
 from podcastqa.wiring import Parts
-from tests.bench.guard import parts_in
+from tests.bench.guard import fill, parts_in
 from tests.bench.rows import Row
 
 _HOLDS = 500_000  # a reserve and a settle each: a million entries
@@ -21,7 +21,7 @@ def run() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         made = parts_in(Path(folder))
         user = made.users.add("bench")
-        _fill(made, user.id)
+        fill(made, user.id, 2 * _HOLDS)
         began = time.perf_counter()
         first = made.mirror.sync()
         seconds = time.perf_counter() - began
@@ -36,21 +36,6 @@ def run() -> list[Row]:
         Row("mirror-difference-pico-usd", apart, "1e-12 USD", 0, None, "0", apart == 0, why),
         Row("mirror-second-sync-rows", second.new_rows, "rows", _NEW, None, f"{_NEW}", second.new_rows == _NEW, why),
     ]
-
-
-def _fill(made: Parts, user_id: int) -> None:
-    rows = (
-        (f"h{i}", kind, user_id, i * 7919 % 1_000_003, 738_000 + i % 700)
-        for i in range(_HOLDS)
-        for kind in ("reserve", "settle")
-    )
-    with made.database.hot() as driver:
-        driver.execute("DROP TRIGGER entries_need_reserve")  # a million look-ups are not what is measured
-        driver.executemany(
-            "INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us)"
-            " VALUES (?, ?, ?, 's', 's', 'o', ?, ?, 1)",
-            rows,
-        )
 
 
 def _difference(made: Parts) -> int:
