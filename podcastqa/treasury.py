@@ -18,7 +18,8 @@ from podcastqa.clock import Clock, WindowKind, day_number, window, windows
 from podcastqa.errors import Misuse, OverLimit, UnknownPrice, UnknownUser
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend import views
-from podcastqa.spend.budget import Budget, Settled
+from podcastqa.spend.admission import Settled
+from podcastqa.spend.budget import Budget
 from podcastqa.spend.entries import Hold, Operation, checked_estimate
 from podcastqa.spend.ledger import NOTHING, Ledger
 from podcastqa.spend.meter import SOURCE, Meter

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from podcastqa.bookkeeper import Bookkeeper
     from podcastqa.cost_tracker import CostTracker
     from podcastqa.database import Database
+    from podcastqa.spend.admission import Kept
     from podcastqa.spend.audit import Auditor
-    from podcastqa.spend.budget import Budget, Kept
+    from podcastqa.spend.budget import Budget
     from podcastqa.spend.ledger import Ledger
     from podcastqa.spend.meter import Meter
     from podcastqa.spend.mirror import Mirror
@@ -209,7 +210,7 @@ def drill_parts(
 
 def _kept_for_mail() -> Kept:
     """What is kept of each limit for the mails about it: a hundred of them."""
-    from podcastqa.spend.budget import Kept
+    from podcastqa.spend.admission import Kept
 
     return Kept("aws-ses", Usd("0.01"))
 

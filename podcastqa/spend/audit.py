@@ -14,11 +14,11 @@ from podcastqa.clock import WindowKind
 from podcastqa.database import Database
 from podcastqa.display import Table, Tabular
 from podcastqa.money import Usd
+from podcastqa.spend.admission import Kept
 from podcastqa.spend.audit_copy import copy_ledger
 from podcastqa.spend.audit_limits import Faults, replay, while_stopped
 from podcastqa.spend.audit_mirror import compared
 from podcastqa.spend.audit_rules import PREPARED, RULES, first_broken
-from podcastqa.spend.budget import Kept
 from podcastqa.spend.mirror import Mirror
 
 _PASSED = "No admission passed a limit that"

@@ -18,7 +18,7 @@ from typing import Any
 
 from podcastqa.clock import WindowKind, day_number, day_of, from_microseconds, window
 from podcastqa.money import Usd
-from podcastqa.spend.budget import Kept
+from podcastqa.spend.admission import Kept
 from podcastqa.spend.limits import LimitRow, in_force
 from podcastqa.users import SYSTEM_ID
 

@@ -1,77 +1,29 @@
 """The books as a batch sees them: the rows that it touches, in memory, and what it changes, waiting to be written.
 
-What was read is remembered from batch to batch as long as nobody else has written; then it is read anew. A window's
-spend is, per billing source and UTC day, the larger of what was booked and what the bill says, plus what is held; a
-hold that ran out of time unstarted stops counting by itself.
+What was read is remembered from batch to batch as long as nobody else has written; then it is read anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from functools import lru_cache
+from datetime import date, datetime
 from typing import Any
 
-from podcastqa.clock import WindowKind, day_number, from_microseconds, microseconds, windows
+from podcastqa.clock import day_number, from_microseconds, microseconds
 from podcastqa.database import Driver
 from podcastqa.errors import HoldUnknown
 from podcastqa.money import Usd
 from podcastqa.spend.changes import Changes
 from podcastqa.spend.entries import EntryKind, Hold, Operation
 from podcastqa.spend.limits import InForce, in_force
+from podcastqa.spend.standing import Expired, ScopeKey, Standing, edges
 from podcastqa.users import SYSTEM_ID
 
-KINDS = tuple(WindowKind)
-#: (hold id, user id, source, day, pico-dollars, service) of a hold.
-Expired = tuple[str, int, str, int, int, str]
-#: A scope that has limits: 0 for the whole system, a user's number, a service's name.
-ScopeKey = int | str
 #: How the reason of a settle begins that came after its hold had ended.
 _LATE = "settled after the hold had ended"
 _ENDS = "('settle', 'void', 'expire')"
 #: So many holds, and so many scopes, are remembered at most: Python's garbage collector walks through all of them.
 _MOST_REMEMBERED = 4096
-
-
-@lru_cache(maxsize=64)
-def edges(today: date) -> tuple[int, ...]:
-    """First and one past the last day number of the day, the week and the month."""
-    noon = datetime(today.year, today.month, today.day, 12, tzinfo=UTC)
-    return tuple(day_number(edge) for span in windows(noon) for edge in (span.start, span.end))
-
-
-@dataclass(slots=True)
-class Standing:
-    """What a scope has in the day, the week and the month: `real` is booked or billed, `held` promised or in doubt."""
-
-    edges: tuple[int, ...]
-    rows: dict[tuple[int, str], list[int]] = field(default_factory=dict)
-    """(day, source) → booked, held, billed."""
-    real: list[int] = field(default_factory=lambda: [0, 0, 0])
-    total: list[int] = field(default_factory=lambda: [0, 0, 0])
-    """Real and held together: what the limits of day, week and month are compared with."""
-
-    def holds(self, day: int) -> bool:
-        """Whether that day is in one of the windows, so that its rows are here."""
-        span = self.edges
-        return span[2] <= day < span[3] or span[4] <= day < span[5]
-
-    def add(self, day: int, source: str, booked: int, held: int, billed: int = 0) -> None:
-        """Count more of a day and source."""
-        row = self.rows.get((day, source))
-        if row is None:
-            row = self.rows[day, source] = [0, 0, 0]
-        before = row[0] if row[0] > row[2] else row[2]
-        row[0] += booked
-        row[1] += held
-        row[2] += billed
-        more = (row[0] if row[0] > row[2] else row[2]) - before
-        span, real, total = self.edges, self.real, self.total
-        for i in (0, 1, 2):
-            if span[2 * i] <= day < span[2 * i + 1]:
-                real[i] += more
-                total[i] += more + held
 
 
 class Books:
@@ -309,19 +261,6 @@ class Books:
         self.changes.serve(what.service, day, booked, held)
         if what.service in self._standings:
             self._standings[what.service].add(day, "", booked, held)
-
-
-def without(expired: Sequence[Expired], scope: ScopeKey, standing: Standing) -> list[int]:
-    """A scope's totals without the holds that ran out of time."""
-    if not expired:
-        return standing.total
-    found = [*standing.total]
-    for _, user_id, _, day, pico, service in expired:
-        if scope in (SYSTEM_ID, user_id, service):
-            for i in range(3):
-                if standing.edges[2 * i] <= day < standing.edges[2 * i + 1]:
-                    found[i] -= pico
-    return found
 
 
 def _hold(row: Sequence[Any]) -> Hold:

@@ -8,73 +8,23 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
 from podcastqa.clock import Clock, WindowKind, microseconds, window
 from podcastqa.database import Database
-from podcastqa.errors import HoldExpired, HoldIdReused, HoldResolved, LimitMissing, Misuse, OverLimit, UnknownUser
+from podcastqa.errors import HoldExpired, HoldIdReused, HoldResolved, Misuse, OverLimit, UnknownUser
 from podcastqa.money import ZERO, Usd
-from podcastqa.spend.books import KINDS, Books, Expired, ScopeKey, without
+from podcastqa.spend.admission import Kept, Picos, Settled, first_over
+from podcastqa.spend.books import Books
 from podcastqa.spend.decisions import Decisions, Limits, refuse_if_stopped
 from podcastqa.spend.entries import EntryKind, Hold, Operation, checked_amount, checked_estimate, checked_hold_id
 from podcastqa.spend.ledger import Ledger, Spent, Standing
 from podcastqa.spend.limits import PLACE
+from podcastqa.spend.standing import Expired, ScopeKey, without
 from podcastqa.spend.writer import Job
 from podcastqa.users import SYSTEM_ID
-
-#: scope → pico-dollars in day, week and month; None where there is no limit.
-Picos = Mapping[ScopeKey, Sequence[int | None]]
-_NOTHING = (0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The last of each limit, set aside for one service from the window's start: the mail about a full budget is paid.
-
-    Others leave it alone; the service may spend it even where a bill has passed the limit meanwhile.
-    """
-
-    service: str
-    most: Usd
-
-    def of(self, limit_pico: int) -> int:
-        """How much of that limit is kept: a hundredth at most."""
-        return min(self.most.pico, limit_pico // 100)
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What a settle did: the overrun past the estimate, and where system and user stand now (pico-dollars, real)."""
-
-    overrun: Usd
-    real: Mapping[int, tuple[int, ...]]
-    limits: Picos
-
-
-def first_over(
-    estimate_pico: int, spent: Mapping[ScopeKey, Sequence[int]], limits: Picos
-) -> tuple[ScopeKey, WindowKind] | None:
-    """The first window without room for the estimate, scope by scope in the order of `limits`; None if all fit.
-
-    Both hold pico-dollars in the order day, week, month. The system (0) and a user need a limit in each window: raises
-    LimitMissing where there is none. A service (by name) has only those that somebody set.
-    """
-    for scope, picos in limits.items():
-        for kind, have, limit in zip(KINDS, spent.get(scope, _NOTHING), picos, strict=True):
-            if limit is None:
-                if isinstance(scope, str):
-                    continue
-                whose = "the whole system" if scope == SYSTEM_ID else "this user"
-                raise LimitMissing(
-                    f"There is no {kind.adjective} limit for {whose}, so nothing may be spent.",
-                    next_step=f"Set one: podcastqa budget set {kind} AMOUNT --reason WHY",
-                )
-            if have + estimate_pico > limit:
-                return scope, kind
-    return None
 
 
 class Budget(Decisions):

@@ -15,9 +15,10 @@ from podcastqa.clock import Clock, WindowKind, from_microseconds, microseconds, 
 from podcastqa.database import Database, Driver
 from podcastqa.errors import EmergencyStopped, Misuse
 from podcastqa.money import ZERO, Usd
-from podcastqa.spend.books import KINDS, Books
+from podcastqa.spend.books import Books
 from podcastqa.spend.entries import MOST_LETTERS, checked_estimate
 from podcastqa.spend.limits import InForce, in_force, to_come
+from podcastqa.spend.standing import KINDS
 from podcastqa.users import SYSTEM_ID
 
 Limits = Mapping[WindowKind, Usd]

@@ -10,8 +10,9 @@ from datetime import datetime
 from podcastqa.clock import Clock, WindowKind, from_microseconds, microseconds
 from podcastqa.database import Database
 from podcastqa.money import Usd
-from podcastqa.spend.books import KINDS, Books, Expired, ScopeKey, without
+from podcastqa.spend.books import Books
 from podcastqa.spend.entries import Entry, EntryKind, Operation
+from podcastqa.spend.standing import KINDS, Expired, ScopeKey, without
 from podcastqa.spend.writer import Writer
 from podcastqa.users import SYSTEM_ID
 

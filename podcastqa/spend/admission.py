@@ -1,0 +1,63 @@
+"""What an operation must fit into, and what is kept out of its reach: the rule of the guard, without its books."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from podcastqa.clock import WindowKind
+from podcastqa.errors import LimitMissing
+from podcastqa.money import Usd
+from podcastqa.spend.standing import KINDS, ScopeKey
+from podcastqa.users import SYSTEM_ID
+
+#: scope → pico-dollars in day, week and month; None where there is no limit.
+Picos = Mapping[ScopeKey, Sequence[int | None]]
+_NOTHING = (0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The last of each limit, set aside for one service from the window's start: the mail about a full budget is paid.
+
+    Others leave it alone; the service may spend it even where a bill has passed the limit meanwhile.
+    """
+
+    service: str
+    most: Usd
+
+    def of(self, limit_pico: int) -> int:
+        """How much of that limit is kept: a hundredth at most."""
+        return min(self.most.pico, limit_pico // 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a settle did: the overrun past the estimate, and where system and user stand now (pico-dollars, real)."""
+
+    overrun: Usd
+    real: Mapping[int, tuple[int, ...]]
+    limits: Picos
+
+
+def first_over(
+    estimate_pico: int, spent: Mapping[ScopeKey, Sequence[int]], limits: Picos
+) -> tuple[ScopeKey, WindowKind] | None:
+    """The first window without room for the estimate, scope by scope in the order of `limits`; None if all fit.
+
+    Both hold pico-dollars in the order day, week, month. The system (0) and a user need a limit in each window: raises
+    LimitMissing where there is none. A service (by name) has only those that somebody set.
+    """
+    for scope, picos in limits.items():
+        for kind, have, limit in zip(KINDS, spent.get(scope, _NOTHING), picos, strict=True):
+            if limit is None:
+                if isinstance(scope, str):
+                    continue
+                whose = "the whole system" if scope == SYSTEM_ID else "this user"
+                raise LimitMissing(
+                    f"There is no {kind.adjective} limit for {whose}, so nothing may be spent.",
+                    next_step=f"Set one: podcastqa budget set {kind} AMOUNT --reason WHY",
+                )
+            if have + estimate_pico > limit:
+                return scope, kind
+    return None
