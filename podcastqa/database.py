@@ -17,7 +17,7 @@ from sqlalchemy import Column, Connection, Engine, Identity, Integer, MetaData, 
 from podcastqa.errors import LedgerUnavailable
 from podcastqa.scope import SYSTEM, Scope, confine_to, no_raw_sql, said
 
-__all__ = ["SYSTEM", "Database", "Scope", "head", "metadata", "open_database", "row_id"]
+__all__ = ["SYSTEM", "Database", "Scope", "driver_of", "head", "metadata", "open_database", "row_id"]
 
 metadata = MetaData()
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -79,7 +79,7 @@ class Line(Protocol):
 
 
 class Backend(Protocol):
-    """What a kind of database does in its own way; today there is `sqlite`."""
+    """What a kind of database does in its own way; `sqlite` and `postgres`."""
 
     @property
     def engine(self) -> Engine: ...
@@ -113,6 +113,7 @@ class Backend(Protocol):
     def line(self) -> Line: ...
     def close(self) -> None: ...
     def schema(self) -> dict[str, str]: ...
+    def beside(self, name: str) -> str: ...
 
 
 class Database:
@@ -176,6 +177,10 @@ class Database:
         """Every table, constraint, index, trigger and policy with the SQL that made it."""
         return self._backend.schema()
 
+    def beside(self, name: str) -> str:
+        """The URL of other books of this kind on the same server; empty where a home of their own sets them apart."""
+        return self._backend.beside(name)
+
     def close(self) -> None:
         """Close every connection of this thread and of the pool."""
         self._backend.close()
@@ -200,9 +205,24 @@ def open_database(url: str) -> Database:
 
 
 def _backend(url: str) -> Backend:
-    from podcastqa.sqlite import Sqlite
+    if url.startswith("sqlite:///"):
+        from podcastqa.sqlite import Sqlite
 
-    return Sqlite(Path(url.removeprefix("sqlite:///")))
+        return Sqlite(Path(url.removeprefix("sqlite:///")))
+    try:
+        from podcastqa.postgres import Postgres
+    except ModuleNotFoundError as missing:
+        raise LedgerUnavailable(
+            "DATABASE_URL names a PostgreSQL server, and the package that talks to one is not installed.",
+            next_step="Install it: pip install 'podcastqa[postgres]'",
+        ) from missing
+    return Postgres(url)
+
+
+def driver_of(connection: Connection) -> Driver:
+    """The driver under a connection that `read` or `write` gave, in the same transaction."""
+    driver: Driver = connection.info["driver"]
+    return driver
 
 
 def head() -> str:

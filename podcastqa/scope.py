@@ -31,6 +31,10 @@ class Scope:
 
 
 SYSTEM = Scope(None)
+#: Where the database itself keeps users apart: who does the operator's work, and who a user's. Neither owns anything.
+APP_ROLE, USER_ROLE = "podcastqa_app", "podcastqa_user"
+#: The server's advisory lock that those who write queue for; the schema is its second half.
+TURN_KEY = 7_068_716
 
 
 def said(scope: Scope) -> Scope:

@@ -197,6 +197,10 @@ class Sqlite:
         self._forget_driver()
         self.engine.dispose()
 
+    def beside(self, _name: str) -> str:
+        """A file in another home is set apart already."""
+        return ""
+
     def schema(self) -> dict[str, str]:
         """Every table, index and trigger with the SQL that made it."""
         rows = self.driver().execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
@@ -273,7 +277,8 @@ def _file(name: str) -> tuple[int, ...]:
     return os.getpid(), found.st_dev, found.st_ino
 
 
-def _on_connect(connection: Any, _record: object) -> None:
+def _on_connect(connection: Any, record: Any) -> None:
+    record.info["driver"] = connection
     connection.isolation_level = None  # we say BEGIN ourselves: the driver's own is deferred and comes too late
     for pragma in (
         *("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"),

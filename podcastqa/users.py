@@ -30,6 +30,7 @@ from podcastqa.errors import Misuse, UnknownUser, UserExists
 
 #: The system itself: a user that nobody is, for rows that belong to the whole.
 SYSTEM_ID = 0
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 users_table = Table(
     "users",
@@ -91,10 +92,12 @@ class Users:
 
     def get(self, name: str) -> User:
         """The user of that name; raises UnknownUser."""
-        with self._database.read(SYSTEM) as connection:
-            row = connection.execute(
-                select(users_table.c.id, users_table.c.name, users_table.c.email).where(users_table.c.name == name)
-            ).one_or_none()
+        row = None
+        if _NAME.fullmatch(name):  # a database need not take what nobody can be called
+            with self._database.read(SYSTEM) as connection:
+                row = connection.execute(
+                    select(users_table.c.id, users_table.c.name, users_table.c.email).where(users_table.c.name == name)
+                ).one_or_none()
         if row is None:
             raise UnknownUser(f"There is no user {name}.", next_step=f"Add them: podcastqa users add {name}")
         return User(*row)
@@ -147,7 +150,7 @@ class Users:
 
 def checked_name(name: str) -> str:
     """The name, if it can be one: it stands in mails, reports and file names."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", name):
+    if not _NAME.fullmatch(name):
         raise Misuse(
             f"{name!r} cannot be a user's name.",
             next_step="Use up to 63 of a-z, 0-9, dot, dash and underscore; begin with a letter or a digit.",

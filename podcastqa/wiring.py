@@ -7,6 +7,7 @@ what was asked for by name and cannot be had is an error.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -155,6 +156,8 @@ def build(
     from podcastqa.users import Users
 
     redactor = Redactor(settings.secrets)
+    with suppress(OSError):  # whoever writes there says what is wrong with it
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     database = open_database(settings.database)
     users, prices, ledger = Users(database, clock), PriceList.load(), Ledger(database, clock)
     picked = picked_mailer(settings)
@@ -196,15 +199,22 @@ def build(
 
 
 def drill_parts(
-    made: Parts, run_id: str, limits: Mapping[str, str] | None = None, *, mailer: Mailer | None = None
+    made: Parts,
+    run_id: str,
+    limits: Mapping[str, str] | None = None,
+    *,
+    mailer: Mailer | None = None,
+    in_a_file: bool = False,
 ) -> Parts:
     """Parts with books of their own, no cloud bill and (unless another is given) the real mailer: for limits refused.
 
     `limits` are settings: `{"daily_budget_limit": "0.50"}`. What the real mailer costs is paid from the real books.
+    The books are of the kind that is in use, or `in_a_file`.
     """
     home = made.settings.home / "drills" / run_id
     changed = {name: Usd(Decimal(amount)) for name, amount in (limits or {}).items()}
-    settings = replace(made.settings, home=home, database_url="", billing_source="local", **changed)  # type: ignore[arg-type]
+    place = "" if in_a_file else made.database.beside(f"podcastqa_drill_{run_id}")
+    settings = replace(made.settings, home=home, database_url=place, billing_source="local", **changed)  # type: ignore[arg-type]
     return build(settings, clock=made.clock, run_id=run_id, drill=True, mailer=mailer or made.mailer)
 
 

@@ -29,6 +29,7 @@ from podcastqa.spend.entries import Operation
 from podcastqa.spend.tables import entries
 from podcastqa.wiring import Parts, build
 from podcastqa.workbook import gates
+from tests.postgres_server import Server, a_server
 
 #: What whoever tests has set for podcastqa, or for AWS. It leads to real accounts, so that only the live tests see it;
 #: every other test starts from nothing, and no config.env is found.
@@ -66,9 +67,14 @@ class SetClock:
         self.instant += timedelta(**much)
 
 
+#: Homes whose books are on a server, with what they say of them.
+ON_A_SERVER: dict[str, dict[str, str]] = {}
+
+
 def settings_in(home: Path, **environ: str) -> Settings:
     """Settings from these variables and nothing else: neither config.env nor the environment of whoever tests."""
-    return Settings.load(environ={"PODCASTQA_HOME": str(home), "PODCASTQA_CONFIG": os.devnull, **environ})
+    books = ON_A_SERVER.get(str(home), {})
+    return Settings.load(environ={"PODCASTQA_HOME": str(home), "PODCASTQA_CONFIG": os.devnull, **books, **environ})
 
 
 def operation(user_id: int, source: str = "s", name: str = "o") -> Operation:
@@ -77,8 +83,10 @@ def operation(user_id: int, source: str = "s", name: str = "o") -> Operation:
 
 def schema_differences(database: Database) -> list[object]:
     """Where the migrated schema and the tables that the program declares differ."""
+    own = database.own_tables
+    look_at = {"include_name": lambda name, kind, _parents: kind != "table" or name not in own}
     with database.read(SYSTEM) as connection:
-        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+        return list(compare_metadata(MigrationContext.configure(connection, opts=look_at), metadata))
 
 
 def pico(amount: str) -> int:
@@ -99,13 +107,36 @@ def clock() -> SetClock:
     return SetClock()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of both databases runs on each."""
+    marked = metafunc.definition.get_closest_marker
+    if marked("both_databases") and not marked("only_sqlite") and "home" in metafunc.fixturenames:
+        on_server = pytest.param("postgresql", marks=pytest.mark.postgresql)
+        metafunc.parametrize("home", ["sqlite", on_server], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server."""
+    with a_server() as server:
+        yield server
+
+
 @pytest.fixture
-def home(tmp_path: Path, migrated: Path) -> Path:
-    """A folder with a fresh database in it."""
+def home(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterator[Path]:
+    """A folder with a fresh database in it, or (of a test of both databases) with one on a server."""
     folder = tmp_path / "home"
     folder.mkdir(mode=0o700)
-    shutil.copy(migrated, folder / "podcastqa.sqlite")
-    return folder
+    if getattr(request, "param", os.environ.get("TESTS_ON", "sqlite")) == "sqlite":
+        shutil.copy(migrated, folder / "podcastqa.sqlite")
+        yield folder
+        return
+    server: Server = request.getfixturevalue("server")
+    url = server.new()
+    ON_A_SERVER[str(folder)] = {"DATABASE_URL": url}
+    yield folder
+    del ON_A_SERVER[str(folder)]
+    server.drop(url)
 
 
 @pytest.fixture
@@ -144,7 +175,8 @@ class Process:
 
     def __init__(self, home: Path, lines: str, *arguments: str, **environ: str) -> None:
         variables = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYTHONWARN"))}
-        variables |= {"PODCASTQA_HOME": str(home), "PODCASTQA_CONFIG": os.devnull, **environ}
+        books = ON_A_SERVER.get(str(home), {})
+        variables |= {"PODCASTQA_HOME": str(home), "PODCASTQA_CONFIG": os.devnull, **books, **environ}
         self.popen = subprocess.Popen(
             [sys.executable, "-c", _PRELUDE + lines, str(home), *arguments],
             env=variables,

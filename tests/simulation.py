@@ -1,6 +1,6 @@
 """A long life of the guard from one seed, told to the model too: after every step both say the same.
 
-    python -m tests.simulation SEED STEPS
+    python -m tests.simulation SEED STEPS [URL of an empty PostgreSQL database]
 
 does it again, step by step, and stops where they differ. The database stands in memory-backed storage where the machine
 has some: what is compared is what the books say, not how fast a disk is.
@@ -72,6 +72,8 @@ class Life:
 
     seed: int
     folder: Path
+    url: str = ""
+    """An empty database of a server; without one, a file in the folder."""
     done: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -83,7 +85,7 @@ class Life:
         self.users = [Users(self.database, self.clock).add(f"user-{n}").id for n in range(USERS)]
 
     def _open(self) -> None:
-        self.database = open_database(f"sqlite:///{self.folder}/books.sqlite")
+        self.database = open_database(self.url or f"sqlite:///{self.folder}/books.sqlite")
         self.ledger = Ledger(self.database, self.clock)
         limits = [{kind: Usd.from_pico(pico) for kind, pico in usual.items()} for usual in (SYSTEM, USER)]
         self.budget = Budget(
@@ -117,6 +119,9 @@ class Life:
 
     def _full(self) -> None:
         """The disk is full: what is refused for it never was; what needed no room was done."""
+        if self.url:
+            self._cut()
+            return
         with self.ledger.writing() as books:  # the connection that the writer has
             driver = books.driver
         driver.execute(f"PRAGMA max_page_count = {driver.execute('PRAGMA page_count').fetchone()[0]}")
@@ -128,6 +133,18 @@ class Life:
             else:
                 self._same(real, model())
         driver.execute("PRAGMA max_page_count = 1073741823")
+
+    def _cut(self) -> None:
+        """The server ends every connection: the very next call makes another, and nothing is missing."""
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True) as login:
+            login.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename = session_user"
+            )
+        self.done["connection cut"] += 1
+        self._spend()
 
     def _restart(self) -> None:
         self.budget.writer.close()
@@ -274,13 +291,14 @@ def _named(answer: object) -> Outcome:
 def live(
     seed: int,
     steps: int,
+    url: str = "",
     progress: Callable[[int], object] = lambda _: None,
     spoil: Callable[[Life], object] = lambda _: None,
 ) -> Counter[str]:
     """One life; raises Differs with the command that repeats it. Returns how often each kind of step was done."""
     memory = Path("/dev/shm")  # noqa: S108 – a place that a disk's speed does not touch
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        life = Life(seed, Path(folder))
+        life = Life(seed, Path(folder), url)
         number = 0
         spoil(life)
         try:
@@ -301,4 +319,4 @@ def live(
 
 
 if __name__ == "__main__":
-    print(live(int(sys.argv[1]), int(sys.argv[2])))  # noqa: T201
+    print(live(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))  # noqa: T201

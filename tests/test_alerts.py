@@ -32,7 +32,7 @@ from podcastqa.errors import MailError, UnknownUser
 from podcastqa.money import ZERO, Usd
 from podcastqa.users import Users
 
-pytestmark = pytest.mark.step1
+pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 DAY = date(2026, 11, 23)  # a Monday, so a day and a week begin on it
 AT = datetime(2026, 11, 23, 12, 30, 0, 250, tzinfo=UTC)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,7 +43,7 @@ from podcastqa.wiring import Parts
 from tests.conftest import A_WEDNESDAY, SetClock, operation
 from tests.model import HOLD_FOR, Model, in_window
 
-pytestmark = pytest.mark.step1
+pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 DAY, WEEK, MONTH = WindowKind
 SYSTEM_LIMITS = {DAY: Usd("0.000000000100"), WEEK: Usd("0.000000000150"), MONTH: Usd("0.000000000200")}
@@ -708,7 +707,7 @@ def test_each_scope_has_its_own_limits_and_the_latest_one_said_counts(parts: Par
     for by, reason in (("", "why"), ("ada", " ")):
         with pytest.raises(Misuse):
             parts.budget.set_limit(0, DAY, Usd("1"), by=by, reason=reason)
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(parts.database.integrity_errors):
         parts.budget.set_limit(99, DAY, Usd("1"), by="ada", reason="a stranger")
 
 

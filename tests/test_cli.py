@@ -188,25 +188,6 @@ def test_a_misspelt_parameter_is_refused_before_anything_runs(shell: Shell) -> N
     assert not (shell.folder / "reports").exists()
 
 
-@pytest.mark.notebooks
-def test_a_run_ends_in_its_reports_path_which_can_be_listed_and_opened(shell: Shell) -> None:
-    done = shell("validate")
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert lines[0] == "step1: PASS (10 of 10 criteria passed)"
-    assert done.returncode == 0
-    report = Path(lines[-1])
-    twin = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
-    assert f"This run cost ${twin['cost_usd']}. Its report:" in lines
-    listed = json.loads(shell("report", "list", "--json").stdout)["rows"]
-    assert [(row["verdict"], row["step"], row["report"]) for row in listed] == [("PASS", "step1", str(report))]
-    browser = shell.folder / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" >{shell.folder}/opened\n')
-    browser.chmod(0o755)
-    assert shell("report", "open", BROWSER=f"{browser} %s").stdout == f"{report}\n"
-    assert (shell.folder / "opened").read_text() == f"{report.as_uri()}\n"
-
-
 def test_a_broken_config_env_is_refused_with_its_line_and_without_its_secret(shell: Shell) -> None:
     config = shell.folder / "config.env"
     config.write_text(f"AWS_SECRET_ACCESS_KEY={CANARY}\nDAILY_BUDGET_LIMIT=5,00\n")

@@ -23,7 +23,7 @@ from podcastqa.spend.meter import COLUMNS
 from podcastqa.wiring import Parts, build
 from tests.conftest import ROOMY, Process, SetClock, operation, race, schema_differences, settings_in
 
-pytestmark = pytest.mark.step1
+pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 DAY = WindowKind.DAY
 
@@ -232,6 +232,7 @@ with open(home / f"settled-{os.getpid()}.log", "a", buffering=1) as log:
 """
 
 
+@pytest.mark.only_sqlite
 def test_killed_at_work_every_settle_that_was_answered_is_in_the_books(
     parts: Parts, home: Path, process: Callable[..., Process]
 ) -> None:
@@ -270,6 +271,7 @@ print(made.users.count() > 0)
 """
 
 
+@pytest.mark.only_sqlite
 def test_processes_that_open_a_fresh_home_at_once_migrate_it_once(process: Callable[..., Process], home: Path) -> None:
     shutil.rmtree(home)
     assert race([process(FIRST) for _ in range(3)]) == ["True\n"] * 3
@@ -292,6 +294,7 @@ opened()
 """
 
 
+@pytest.mark.only_sqlite
 def test_killed_in_the_middle_of_its_migrations_a_home_is_as_fresh_as_before(
     process: Callable[..., Process], home: Path
 ) -> None:

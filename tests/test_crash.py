@@ -22,7 +22,7 @@ from podcastqa.spend.entries import EntryKind
 from podcastqa.wiring import build
 from tests.conftest import ROOMY, Process, SetClock, operation, settings_in
 
-pytestmark = pytest.mark.step1
+pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 KILLS = int(os.environ.get("PODCASTQA_KILLS", "8"))
 

@@ -26,7 +26,7 @@ from podcastqa.users import User, users_table
 from podcastqa.wiring import Parts, build
 from tests.conftest import Process, SetClock, operation, schema_differences, settings_in
 
-pytestmark = pytest.mark.step1
+pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 NAME, EMAIL = users_table.c.name, users_table.c.email
 OTHER = users_table.alias("x")
@@ -74,7 +74,7 @@ READS: dict[str, Callable[[], Any]] = {
     "a subquery": lambda: sa.select(sa.select(NAME).subquery().c.name),
     "a query with a name": lambda: sa.select(sa.select(NAME).cte().c.name),
     "an alias in a query with a name": lambda: sa.select(sa.select(OTHER.c.name).cte().c.name),
-    "a scalar": lambda: sa.select(sa.select(sa.func.group_concat(NAME)).scalar_subquery()),
+    "a scalar": lambda: sa.select(sa.select(sa.func.max(NAME)).scalar_subquery()),
     "a sum": lambda: sa.select(sa.func.max(NAME)),
     "a union": lambda: sa.union_all(sa.select(NAME), sa.select(OTHER.c.name)),
     "a union inside": lambda: sa.select(sa.union(sa.select(NAME), sa.select(NAME)).subquery()),
@@ -175,8 +175,8 @@ def mail(user: User, threshold: str = "80") -> dict[str, object]:
 def test_a_user_writes_changes_and_deletes_rows_of_their_own_only(parts: Parts, two: tuple[User, User]) -> None:
     ada, bob = two
     with parts.database.write(Scope(ada.id)) as connection:
-        assert connection.execute(outbox.insert().values(mail(ada))).rowcount == 1
-        assert connection.execute(outbox.insert(), [mail(ada, "90"), mail(ada, "100")]).rowcount == 2
+        connection.execute(outbox.insert().values(mail(ada)))
+        connection.execute(outbox.insert(), [mail(ada, "90"), mail(ada, "100")])
         assert connection.execute(sa.update(outbox).values(detail="seen")).rowcount == 4  # 50, 80, 90, 100: all Ada's
         assert (
             connection.execute(sa.update(users_table).where(users_table.c.id == bob.id).values(email="")).rowcount == 0
@@ -272,11 +272,13 @@ def test_facts_are_neither_changed_nor_deleted_by_anybody(parts: Parts, two: tup
     before = driver.execute(f"SELECT * FROM {table}").fetchall()
     assert before
     for sql in (f"UPDATE {table} SET {column} = 0", f"DELETE FROM {table}", f"DELETE FROM {table} WHERE id = 1"):
-        with pytest.raises(sqlite3.IntegrityError, match=f"{table} only grows"):
-            driver.execute(sql)
+        refusal = pytest.raises(parts.database.refusals, match=f"{table} only grows|permission denied")
+        with parts.database.raw(SYSTEM) as trying, refusal:
+            trying.execute(sql)
     assert driver.execute(f"SELECT * FROM {table}").fetchall() == before
 
 
+@pytest.mark.only_sqlite
 def test_every_connection_keeps_foreign_keys_and_waits_for_the_disk(parts: Parts) -> None:
     wanted = {
         "journal_mode": "wal",
@@ -395,6 +397,7 @@ def test_a_lock_that_cannot_be_opened_holds_nothing(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.only_sqlite
 def test_a_closed_database_opens_again_when_it_is_asked(parts: Parts) -> None:
     parts.database.driver()
     parts.database.close()
@@ -416,6 +419,7 @@ def in_a_fork(work: Callable[[], bool]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+@pytest.mark.only_sqlite
 def test_a_forked_child_uses_no_connection_of_its_parent(parts: Parts, two: tuple[User, User]) -> None:
     ours = parts.database.driver()
     with parts.database.read(SYSTEM) as connection:
@@ -478,12 +482,14 @@ def replaced(request: pytest.FixtureRequest, parts: Parts, two: tuple[User, User
     return parts
 
 
+@pytest.mark.only_sqlite
 def test_a_ledger_that_was_taken_away_refuses_instead_of_writing_to_a_file_that_nobody_sees(
     replaced: Parts, two: tuple[User, User]
 ) -> None:
     refuses(replaced, two[0])
 
 
+@pytest.mark.only_sqlite
 def test_a_ledger_that_was_put_back_is_used_from_then_on(parts: Parts, two: tuple[User, User], migrated: Path) -> None:
     taken_away(parts)
     parts.database.path.write_bytes(migrated.read_bytes())
@@ -492,6 +498,7 @@ def test_a_ledger_that_was_put_back_is_used_from_then_on(parts: Parts, two: tupl
     assert parts.budget.reserve(operation(cleo.id), Usd("0.01")).operation.user_id == cleo.id
 
 
+@pytest.mark.only_sqlite
 @pytest.mark.parametrize("make", [a_directory, rubbish], ids=["a directory", "no database"])
 def test_what_is_no_database_is_not_opened(home: Path, make: Callable[[Path], None]) -> None:
     (home / "podcastqa.sqlite").unlink()
@@ -506,6 +513,7 @@ def test_a_home_that_is_a_file_is_not_opened(tmp_path: Path, clock: SetClock) ->
         build(settings_in(tmp_path / "home"), clock=clock)
 
 
+@pytest.mark.only_sqlite
 def test_a_database_of_a_newer_version_is_left_alone(home: Path) -> None:
     path = home / "podcastqa.sqlite"
     with sqlite3.connect(path) as connection:
@@ -566,6 +574,7 @@ for number in range(3):
 """
 
 
+@pytest.mark.only_sqlite
 def test_a_disk_without_room_refuses_and_leaves_the_books_whole(
     process: Callable[..., Process], home: Path, clock: SetClock
 ) -> None:

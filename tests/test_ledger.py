@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from podcastqa.clock import WindowKind, day_number, microseconds
+from podcastqa.database import SYSTEM
 from podcastqa.errors import BadEstimate, HoldUnknown, OverLimit, PodcastQAError
 from podcastqa.money import MOST_PICO, ZERO, Usd
 from podcastqa.spend.entries import Entry, EntryKind, Operation, checked_amount, checked_estimate, checked_hold_id
@@ -18,7 +18,7 @@ from podcastqa.users import User
 from podcastqa.wiring import Parts
 from tests.conftest import A_WEDNESDAY, SetClock, operation
 
-pytestmark = pytest.mark.step1
+pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 TODAY = day_number(A_WEDNESDAY.date())
 
@@ -32,7 +32,7 @@ def counters(parts: Parts) -> list[Any]:
     """Every counter that counts something: (user or 0, day, source, booked, held, bill), in whole units."""
     return (
         parts.database.driver()
-        .execute("SELECT * FROM counters WHERE booked_pico OR held_pico OR bill_pico ORDER BY user_id, day, source")
+        .execute("SELECT * FROM counters WHERE booked_pico <> 0 OR held_pico <> 0 OR bill_pico <> 0 ORDER BY 1, 2, 3")
         .fetchall()
     )
 
@@ -85,9 +85,9 @@ def test_counters_and_open_holds_rebuilt_equal_those_that_were_kept(parts: Parts
     kept, held, entries = counters(parts), open_holds(parts), list(parts.ledger.entries())
     parts.ledger.rebuild()
     assert (counters(parts), open_holds(parts), list(parts.ledger.entries())) == (kept, held, entries)
-    driver = parts.database.driver()
-    driver.execute("UPDATE counters SET booked_pico = 0, held_pico = 0, bill_pico = 0")  # and after damage
-    driver.execute("DELETE FROM open_holds")
+    with parts.database.hot() as driver:
+        driver.execute("UPDATE counters SET booked_pico = 0, held_pico = 0, bill_pico = 0")  # and after damage
+        driver.execute("DELETE FROM open_holds")
     parts.ledger.rebuild()
     assert (counters(parts), open_holds(parts)) == (kept, held)
 
@@ -145,23 +145,37 @@ def test_one_transaction_is_all_or_nothing(parts: Parts, ada: User) -> None:
     [
         ("UPDATE entries SET amount_pico = 0", "entries only grows"),
         ("DELETE FROM entries", "entries only grows"),
-        ("INSERT OR REPLACE INTO entries SELECT * FROM entries", "entries only grows|UNIQUE"),
-        ("UPDATE OR IGNORE entries SET reason = 'x'", "entries only grows"),
     ],
 )
 def test_not_even_sql_changes_an_entry(parts: Parts, ada: User, sql: str, refusal: str) -> None:
     parts.budget.book(operation(ada.id), Usd("1.00"))
     before = list(parts.ledger.entries())
-    driver = parts.database.driver()
-    with pytest.raises(sqlite3.IntegrityError, match=refusal):
+    with parts.database.raw(SYSTEM) as driver, pytest.raises(parts.database.refusals, match=f"{refusal}|denied"):
         driver.execute(sql)
     assert list(parts.ledger.entries()) == before
 
 
+@pytest.mark.only_sqlite
+@pytest.mark.parametrize(
+    ("sql", "refusal"),
+    [
+        ("INSERT OR REPLACE INTO entries SELECT * FROM entries", "entries only grows|UNIQUE"),
+        ("UPDATE OR IGNORE entries SET reason = 'x'", "entries only grows"),
+    ],
+)
+def test_no_conflict_clause_changes_an_entry(parts: Parts, ada: User, sql: str, refusal: str) -> None:
+    parts.budget.book(operation(ada.id), Usd("1.00"))
+    before = list(parts.ledger.entries())
+    with pytest.raises(parts.database.integrity_errors, match=refusal), parts.database.hot() as driver:
+        driver.execute(sql)
+    assert list(parts.ledger.entries()) == before
+
+
+@pytest.mark.only_sqlite
 def test_an_entry_is_not_replaced_by_another_of_the_same_number(parts: Parts, ada: User) -> None:
     parts.budget.book(operation(ada.id), Usd("1.00"))
     before = list(parts.ledger.entries())
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(parts.database.integrity_errors):
         parts.database.driver().execute(
             "INSERT OR REPLACE INTO entries (id, hold_id, kind, user_id, source, service, operation, amount_pico, day,"
             " at_us) SELECT id, hold_id, kind, user_id, source, service, operation, 0, day, at_us FROM entries"
@@ -178,13 +192,13 @@ def test_an_entry_needs_the_reserve_of_its_hold_and_a_hold_ends_once(parts: Part
             books.close(EntryKind.SETTLE, hold, ZERO, A_WEDNESDAY)
 
     for kind in (EntryKind.SETTLE, EntryKind.VOID, EntryKind.EXPIRE):
-        with pytest.raises(sqlite3.IntegrityError):
+        with pytest.raises(parts.database.integrity_errors):
             twice(kind)
     with pytest.raises(HoldUnknown), parts.ledger.writing() as books:
         books.get("nobody's")
     sql = "INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us)"
-    with pytest.raises(sqlite3.IntegrityError, match="needs the reserve"):
-        parts.database.driver().execute(f"{sql} VALUES ('x', 'settle', {ada.id}, 's', 's', 'o', 1, 1, 1)")
+    with pytest.raises(parts.database.integrity_errors, match="needs the reserve"), parts.database.hot() as driver:
+        driver.execute(f"{sql} VALUES ('x', 'settle', {ada.id}, 's', 's', 'o', 1, 1, 1)")
 
 
 def test_what_is_in_the_books_while_a_hold_walks(parts: Parts, ada: User) -> None:
@@ -225,7 +239,7 @@ def test_a_bill_that_breaks_a_rule_changes_nothing(parts: Parts) -> None:
     before = counters(parts)
     twice = [(TODAY, 0, Usd("1"), Usd("1"))] * 2
     for rows in (twice, [(TODAY, 99, Usd("1"), Usd("1"))]):
-        with pytest.raises(sqlite3.IntegrityError):
+        with pytest.raises(parts.database.integrity_errors):
             parts.ledger.put_bill("a", rows, A_WEDNESDAY)
     assert counters(parts) == before
 

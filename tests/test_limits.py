@@ -28,7 +28,7 @@ from podcastqa.wiring import Parts, build
 from tests.conftest import A_WEDNESDAY, SetClock, schema_differences, settings_in
 from tests.shell import Shell
 
-pytestmark = pytest.mark.step1
+pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 DAY, WEEK, MONTH = WindowKind
 SAID = {"by": "ada", "reason": "test"}

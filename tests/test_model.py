@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from podcastqa.clock import WindowKind
+from tests.postgres_server import Server
 from tests.simulation import Differs, Life, live
 
 pytestmark = pytest.mark.step1
@@ -91,6 +92,14 @@ def test_a_long_life_ends_in_the_books_that_the_model_has() -> None:
 
 def test_a_life_that_nobody_has_lived_before_does_too() -> None:
     live(secrets.randbelow(10**9), 2_000)
+
+
+@pytest.mark.postgresql
+def test_a_life_on_a_server_does_too(server: Server) -> None:
+    url = server.empty()
+    done = live(secrets.randbelow(10**9), 1_500, url)
+    assert {"spend", "batch", "restart", "connection cut"} <= done.keys()
+    server.drop(url)
 
 
 def test_a_difference_is_told_with_the_command_that_repeats_it() -> None:

@@ -18,7 +18,7 @@ from podcastqa.wiring import Parts, build
 from tests.conftest import ROOMY, Process, operation, race, settings_in
 from tests.naive import NaiveBudget
 
-pytestmark = pytest.mark.step1
+pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 LIMIT = Usd("0.000001000000")  # a million pico-dollars
 MOST = 1000  # the largest estimate, in pico-dollars

@@ -25,9 +25,9 @@ from podcastqa.money import Usd
 from podcastqa.wiring import parts
 from podcastqa.workbook.session import open_session
 made = parts()
-given = {"users": users, "days": days, "work_rounds": work_rounds, "console_csv": console_csv}
+given = {"users": users, "days": days, "work_rounds": work_rounds, "console_csv": console_csv, "tests": tests}
 session = open_session("step1", given, made.components, made)"""
-PARAMETERS = "users = 3\ndays = 7\nwork_rounds = 1\nconsole_csv = ''"
+PARAMETERS = "users = 3\ndays = 7\nwork_rounds = 1\nconsole_csv = tests = ''"
 FIRST = 'session.record("1", True, "it answers")'
 REST = 'rest = [session.record(c.id, True, "as asked") for c in session.step.criteria if c.id not in session.findings]'
 CLOSE = 'session.finish(Usd("0.000001"), speaks_for="embedded", not_part=["AWS"])'
@@ -77,7 +77,7 @@ def test_a_notebook_that_passes_gives_a_report_a_twin_and_a_line_in_the_index(
     source = notebook(tmp_path, OPEN, FIRST, REST, CLOSE)
     result = run("step1", {"users": "4"}, settings, notebook=source)
     assert (result.verdict, result.exit_status, result.record["stopped_at"]) == ("PASS", 0, None)
-    assert result.record["parameters"] == {"users": 4, "days": 7, "work_rounds": 1, "console_csv": ""}
+    assert result.record["parameters"] == {"users": 4, "days": 7, "work_rounds": 1, "console_csv": "", "tests": ""}
     assert set(result.record) >= {"step", "verdict", "criteria", "components", "cost_usd", "started", "finished"}
     assert result.record["report"] == result.report.relative_to(settings.reports).as_posix()
     assert result.report.name == "step1_cost_monitoring.html"

@@ -33,7 +33,7 @@ from podcastqa.treasury import LOCAL, OWN_ESTIMATE, Treasury
 from podcastqa.wiring import Parts, build
 from tests.conftest import ROOMY, Process, SetClock, settings_in
 
-pytestmark = pytest.mark.step1
+pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 DAY, WEEK, MONTH = WindowKind
 CANARY = "Kq7vTz0pXw3mRb9cLd5e"
 MINE = ("a-service-of-mine", "an-operation")

@@ -207,7 +207,7 @@ def test_opening_a_session_checks_the_parameters_and_shows_what_is_in_use(
         open_session("step1", {"users": "many"}, made.components, made)
     opened = open_session("step1", {"users": 4}, made.components, made)
     bundle = opened._repr_mimebundle_()[OPENING_MIME]
-    assert bundle["parameters"] == {"users": 4, "days": 7, "work_rounds": 1, "console_csv": ""}
+    assert bundle["parameters"] == {"users": 4, "days": 7, "work_rounds": 1, "console_csv": "", "tests": ""}
     assert bundle["components"] == made.components
     assert "SQLite" in capsys.readouterr().out
 

@@ -22,7 +22,7 @@ from podcastqa.users import User
 from podcastqa.wiring import Parts
 from tests.conftest import Process, operation
 
-pytestmark = pytest.mark.step1
+pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 DAY = WindowKind.DAY
 CENT = Usd("0.01")
@@ -39,10 +39,11 @@ def limit(parts: Parts, user: User, amount: str) -> None:
 
 
 def commits(parts: Parts) -> Callable[[], int]:
-    """Counts the turns in which somebody wrote: SQLite's own number for another connection's commits."""
-    seen = parts.database.driver()
-    start = seen.execute("PRAGMA data_version").fetchone()[0]
-    return lambda: int(seen.execute("PRAGMA data_version").fetchone()[0]) - start
+    """Counts the turns in which somebody wrote: by SQLite's own number for another connection's commits."""
+    on_sqlite = parts.database.path is not None
+    seen, sql = parts.database.driver(), "PRAGMA data_version" if on_sqlite else "SELECT version FROM ledger_version"
+    start = seen.execute(sql).fetchone()[0]
+    return lambda: int(seen.execute(sql).fetchone()[0]) - start
 
 
 def test_tasks_that_ask_together_are_admitted_in_the_order_they_came(parts: Parts, ada: User) -> None:
@@ -184,7 +185,7 @@ def test_an_event_loop_does_not_wait_for_the_turn_to_write(parts: Parts, ada: Us
 
 
 def test_what_others_write_is_seen_by_the_very_next_batch(parts: Parts, ada: User) -> None:
-    other = open_database(f"sqlite:///{parts.database.path}")
+    other = open_database(parts.settings.database)
     parts.budget.reserve(operation(ada.id), CENT)
     with other.hot() as driver:
         driver.execute("INSERT INTO stops (stopped, at_us, said_by, reason) VALUES (1, 1, 'bob', 'raw SQL')")
@@ -219,6 +220,7 @@ def test_a_forked_child_has_a_writer_of_its_own(parts: Parts, ada: User) -> None
     assert parts.budget.standing(ada.id)[ada.id, DAY] == Spent(CENT, CENT)
 
 
+@pytest.mark.only_sqlite
 def test_everybody_who_waits_is_told_when_the_ledger_cannot_be_written(parts: Parts, ada: User) -> None:
     parts.budget.reserve(operation(ada.id), CENT)
     line = parts.budget.writer._line.driver

@@ -28,7 +28,7 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.postgresql import insert  # SQLite took these words over
 
 from podcastqa.alerts.alert import NOBODY_NAMED, SYSTEM_ID, SYSTEM_SCOPE, Alert, Mailer, Receipt, compose, one_line
 from podcastqa.clock import Clock, WindowKind, day_number, day_of, from_microseconds, microseconds
@@ -241,8 +241,8 @@ def _insert(connection: Connection, alert: Alert, now: int) -> bool:
         "detail": one_line(alert.detail),
         "created_us": now,
     }
-    statement = insert(outbox).values(row).on_conflict_do_nothing(index_elements=list(_KEY))
-    return connection.execute(statement).rowcount == 1
+    statement = insert(outbox).values(row).on_conflict_do_nothing(index_elements=list(_KEY)).returning(outbox.c.id)
+    return connection.execute(statement).first() is not None
 
 
 def _notice(row: RowMapping, scope: str) -> Notice:

@@ -8,7 +8,6 @@ the same costs, not parts of them: of each month the most detailed one is kept.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from itertools import islice
@@ -22,7 +21,7 @@ from podcastqa.bills.import_result import ImportedFile, ImportResult, Replaced, 
 from podcastqa.bills.standing import OF_MONTH, Month, imported_at, standing
 from podcastqa.bills.tables import bill_files, bill_imports, bill_lines
 from podcastqa.clock import day_number, day_of, from_microseconds, microseconds
-from podcastqa.database import Driver
+from podcastqa.database import Driver, driver_of
 from podcastqa.money import Usd
 
 #: The most detailed first.
@@ -53,8 +52,7 @@ class Import:
         return ImportResult(self._path, bool(touched), (*told, *left_out), added, replaced, bad, tuple(notes))
 
     def _insert(self, read: Sequence[BillFile], kept: Mapping[str, list[FileLine]]) -> tuple[Replaced, ...]:
-        driver = self._connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)  # noqa: S101 – what these books are kept in
+        driver = driver_of(self._connection)
         before = set(standing(driver))
         values = {"path": self._path, "imported_us": microseconds(self._now)}
         [number] = self._connection.execute(bill_imports.insert().values(values)).inserted_primary_key or (0,)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from podcastqa.errors import SettingsError
-from podcastqa.settings.table import TABLE, Setting, a_database, a_path
+from podcastqa.settings.table import TABLE, Setting, a_database, a_path, secrets_in
 
 CONFIG = "PODCASTQA_CONFIG"
 """Says where the file is, so the file cannot say it."""
@@ -93,7 +93,7 @@ def resolved(said: list[Said], *, rehearsal: bool) -> tuple[dict[str, Any], set[
             faults.append(f"{one.where}: {error}.".replace("?.", "?"))
             continue
         if setting.secret and value:
-            secrets.add(one.text)
+            secrets |= secrets_in(one.text)
         # Tests keep what they write where their environment says; a config.env must not lead them to real books.
         if not (rehearsal and setting.parse in (a_path, a_database) and one.where != "environment"):
             values[setting.field] = value

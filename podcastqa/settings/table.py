@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from podcastqa.money import Usd
 
@@ -70,15 +71,23 @@ def _matching(pattern: str, fault: str) -> Parse:
 
 
 def a_database(text: str, base: Path) -> str:
-    """The URL of an SQLite file."""
+    """The URL of a PostgreSQL database or of an SQLite file."""
+    if text.startswith(("postgresql://", "postgres://")):
+        if not urlsplit(text).path.strip("/"):
+            raise ValueError("does not name a database; write it like postgresql://login:password@host/database")
+        return text
     if not text.startswith("sqlite:///"):
-        raise ValueError(
-            "is not for this version, which keeps its books in SQLite; write it like sqlite:///books.sqlite"
-        )
+        raise ValueError("is not a database; write it like postgresql://login:password@host/database or sqlite:///FILE")
     file = text.removeprefix("sqlite:///")
     if file in ("", ":memory:") or "?" in file:
         raise ValueError("does not name a file, and other processes have to find the same books")
     return f"sqlite:///{base / file}"
+
+
+def secrets_in(text: str) -> set[str]:
+    """The text of a secret setting, and the password in it if it is a URL."""
+    password = unquote((urlsplit(text).password if "://" in text else "") or "")
+    return {text, password} if len(password) >= 4 else {text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +166,13 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("PODCASTQA_HOME", a_path, "", "The books and the mailbox; unless set, .podcastqa in the checkout."),
         Setting("PODCASTQA_REPORTS", a_path, "", "The reports; unless set, reports in the checkout."),
         Setting("MAILDIR", a_path, "", "The mailbox; unless set, maildir in the home."),
-        Setting("DATABASE_URL", a_database, "", "sqlite:/// and a file; unless set, one in the home.", True),
+        Setting(
+            "DATABASE_URL",
+            a_database,
+            "",
+            "postgresql://login:password@host/database; unless set, an SQLite file in the home.",
+            True,
+        ),
     ),
     "Times, in seconds": (
         Setting("HOLD_SECONDS", _whole(1, _DAY), "900", "How long money stays aside for work that has not begun."),

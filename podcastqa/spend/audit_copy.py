@@ -138,4 +138,5 @@ def _missing_on_postgresql(driver: Driver) -> list[str]:
     ).fetchall()
     before = {(table, action) for table, kind in rows for action, bit in _BITS.items() if kind & 2 and kind & bit}
     wanted = [(table, action) for table, all_ in _REFUSED.items() for action in (*all_, "TRUNCATE")]
-    return [f"{table}: {action}" for table, action in [*wanted, ("entries", "INSERT")] if (table, action) not in before]
+    missing = [f"{table}: {action}" for table, action in wanted if (table, action) not in before]
+    return missing + ["entries: INSERT without a reserve"] * (("entries", "INSERT") not in before)

@@ -136,7 +136,8 @@ class Books:
     def settled_late(self, hold_id: str) -> Usd | None:
         """What was said to have been spent after the hold expired or was voided; None if nothing (rare: no index)."""
         rows = self._ask(
-            "SELECT amount_pico FROM entries WHERE hold_id = ? AND kind = 'correct' AND substr(reason, 1, ?) = ?",
+            "SELECT amount_pico FROM entries WHERE hold_id = ? AND kind = 'correct'"
+            " AND substr(reason, 1, CAST(? AS INTEGER)) = ?",
             (hold_id, len(_LATE), _LATE),
         )
         return Usd.from_pico(rows[0][0]) if rows else None

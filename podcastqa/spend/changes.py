@@ -117,6 +117,12 @@ def _insert(driver: Driver, into: str, rows: Sequence[Sequence[Any]], then: str 
         driver.execute(_values(into, len(chunk[0]), len(chunk), then), [value for row in chunk for value in row])
 
 
+def _sum(one: str, other: str) -> str:
+    """The two added up, and no more than what 64 bits hold."""
+    both = f"{one} + {other}"
+    return f"CASE WHEN {other} <= 0 THEN {both} WHEN {one} > {_MOST} - {other} THEN {_MOST} ELSE {both} END"
+
+
 def _each(driver: Driver, change: str, keys: Sequence[str]) -> None:
     for chunk in _chunks(keys):
         driver.execute(f"{change} ({', '.join('?' * len(chunk))})", chunk)
@@ -141,11 +147,13 @@ def _add_up(driver: Driver, table: str, key: tuple[str, ...], sums: dict[Any, li
     """Add to counters; what gives back more than it holds has a counter already, what adds may be its first."""
     columns, same = ", ".join((*key, "booked_pico", "held_pico")), " AND ".join(f"{column} = ?" for column in key)
     more = [(*at, *added) for at, added in sums.items() if added[1] >= 0]
-    added_to = ", ".join(f"{column} = {table}.{column} + excluded.{column}" for column in ("booked_pico", "held_pico"))
+    added_to = ", ".join(
+        f"{column} = {_sum(f'{table}.{column}', f'excluded.{column}')}" for column in ("booked_pico", "held_pico")
+    )
     _insert(driver, f"{table} ({columns})", more, f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {added_to}")
     for at, added in sums.items():
         if added[1] < 0:
-            driver.execute(
-                f"UPDATE {table} SET booked_pico = booked_pico + ?, held_pico = held_pico + ? WHERE {same}",
-                (*added, *at),
+            change = (
+                f"UPDATE {table} SET booked_pico = {_sum('booked_pico', '?')}, held_pico = held_pico + ? WHERE {same}"
             )
+            driver.execute(change, (*added[:1] * 4, added[1], *at))

@@ -57,16 +57,14 @@ class Ledger:
             return _spent(books, service, books.expired(microseconds(now)), now)
 
     def entries(self, *, after_id: int = 0) -> Iterator[Entry]:
-        """Every row after that id, in order."""
-        rows = self._database.driver().execute(
-            "SELECT id, hold_id, kind, user_id, service, operation, source, price, amount_pico, day, at_us, reason"
-            " FROM entries WHERE id > ? ORDER BY id",
-            (after_id,),
-        )
-        for row in rows:
-            what = Operation(row[3], row[4], row[5], row[6], row[7])
-            amount, at = Usd.from_pico(row[8]), from_microseconds(row[10])
-            yield Entry(row[0], row[1], EntryKind(row[2]), what, amount, row[9], at, row[11])
+        """Every row after that id that is there now, in order."""
+        driver, last_id = self._database.driver(), self.last_id()
+        while rows := driver.execute(_PAGE, (after_id, last_id)).fetchall():
+            for row in rows:
+                what = Operation(row[3], row[4], row[5], row[6], row[7])
+                amount, at = Usd.from_pico(row[8]), from_microseconds(row[10])
+                yield Entry(row[0], row[1], EntryKind(row[2]), what, amount, row[9], at, row[11])
+            after_id = rows[-1][0]
 
     def last_id(self) -> int:
         """The number of the newest row; 0 while there is none."""
@@ -116,6 +114,8 @@ class Ledger:
             driver.execute(_BILL_COUNTERS.replace("source = ?", "1 = 1"))
 
 
+_PAGE = """SELECT id, hold_id, kind, user_id, service, operation, source, price, amount_pico, day, at_us, reason
+ FROM entries WHERE id > ? AND id <= ? ORDER BY id LIMIT 10000"""
 _BILL_COUNTERS = """INSERT INTO counters (user_id, day, source, bill_pico)
  SELECT user_id, day, source, gross_pico FROM bill_days WHERE source = ?
  ON CONFLICT (user_id, day, source) DO UPDATE SET bill_pico = excluded.bill_pico"""

@@ -73,7 +73,7 @@ def read_file(made: Parts, bill_file: str) -> BillBooks:
     """What stands in a file, a folder or what a glob finds, beside the real ledger; raises BillError."""
     with tempfile.TemporaryDirectory(prefix="podcastqa-bills-") as folder:
         aside = replace(made, settings=replace(made.settings, home=Path(folder)))
-        own = drill_parts(aside, "explored")
+        own = drill_parts(aside, "explored", in_a_file=True)
         try:
             result = own.archive.add(bill_file)
             bills = _imported(own)

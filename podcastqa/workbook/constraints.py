@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
-
-from podcastqa.database import SYSTEM, Database, Driver, metadata
+from podcastqa.database import SYSTEM, Driver, metadata
 from podcastqa.wiring import Parts, drill_parts
 
 _ENTRY = (
@@ -132,14 +130,15 @@ def try_constraints(parts: Parts, run_id: str) -> list[tuple[str, str]]:
     with drill.database.hot() as driver:
         for statement in _SETUP:
             driver.execute(statement)
-        return [(name, _refused(driver, statement)) for name, statement in ATTEMPTS]
+        refusals = drill.database.refusals
+        return [(name, _refused(driver, statement, refusals)) for name, statement in ATTEMPTS]
 
 
-def _refused(driver: Driver, statement: str) -> str:
+def _refused(driver: Driver, statement: str, refusals: tuple[type[Exception], ...]) -> str:
     driver.execute("SAVEPOINT attempt")
     try:
         driver.execute(statement)
-    except sqlite3.IntegrityError as refusal:
+    except refusals as refusal:
         return str(refusal)
     finally:
         driver.execute("ROLLBACK TO attempt")
@@ -160,16 +159,13 @@ def schema_differences(parts: Parts, run_id: str) -> list[str]:
     from alembic.migration import MigrationContext
 
     with parts.database.read(SYSTEM) as connection:
-        differences = compare_metadata(MigrationContext.configure(connection), metadata)
-    used, made = _schema(parts.database), _schema(drill_parts(parts, f"{run_id}-constraints").database)
+        own = parts.database.own_tables
+        look_at = {"include_name": lambda name, kind, _parents: kind != "table" or name not in own}
+        differences = compare_metadata(MigrationContext.configure(connection, opts=look_at), metadata)
+    drill = drill_parts(parts, f"{run_id}-constraints")
+    used, made = parts.database.schema(), drill.database.schema()
     unlike = sorted(name for name in {*used, *made} if used.get(name) != made.get(name))
     return [*map(str, differences), *(f"{name} is not as the migrations make it" for name in unlike)]
-
-
-def _schema(database: Database) -> dict[str, str]:
-    """Every table, index and trigger with the SQL that made it."""
-    rows = database.driver().execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    return {f"{kind} {name}": sql for kind, name, sql in rows}
 
 
 def named_constraints() -> set[str]:

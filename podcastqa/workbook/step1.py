@@ -64,10 +64,10 @@ def criterion(number: str) -> Callable[[Callable[[Step1], Answer]], Callable[[St
     return decorate
 
 
-def open(*, users: int = 3, days: int = 7, work_rounds: int = 1, console_csv: str = "") -> Step1:  # noqa: A001 – notebooks say step1.open(…)
+def open(*, users: int = 3, days: int = 7, work_rounds: int = 1, console_csv: str = "", tests: str = "") -> Step1:  # noqa: A001 – notebooks say step1.open(…)
     """Check the parameters, show what is about to be asked with which components, and start the run."""
     made = parts()
-    given = {"users": users, "days": days, "work_rounds": work_rounds, "console_csv": console_csv}
+    given = {"users": users, "days": days, "work_rounds": work_rounds, "console_csv": console_csv, "tests": tests}
     return Step1(open_session("step1", given, made.components, made), made)
 
 
@@ -190,7 +190,8 @@ class Step1:
                 None, "there are no tests beside the package", "Run it in a checkout: git clone, make validate"
             )
         try:
-            result = run_suite(root, _SUITE_SECONDS)
+            server, chosen = self.parts.database.path is None, self.session.parameters["tests"]
+            result = run_suite(root, _SUITE_SECONDS, server=server, chosen=chosen)
             live = run_live(root, _SUITE_SECONDS) if self.parts.cost_explorer else None
         except subprocess.TimeoutExpired:
             return Answer(False, f"not finished after {_SUITE_SECONDS} s", "Run: pytest -m step1")
@@ -200,6 +201,8 @@ class Step1:
         tables = [Table("Not passed", ("test",), tuple(not_passed))] if not_passed else []
         holds = None if all(run.holds is not False for run in runs) else False
         holds = True if all(run.holds for run in runs) else holds
+        if chosen and holds:
+            return Answer(None, f"only tests of {chosen!r}: {measured}", "Run it without a choice of tests", tables)
         return Answer(holds, measured, "" if holds else "Run: pytest -m step1, and with AWS: pytest -m aws", tables)
 
     @criterion("9")
@@ -267,7 +270,8 @@ class Step1:
         """Show the verdict, and remember the run; raises VerdictFailed if a criterion failed."""
         self._run.close()
         parts, used = self.parts, ", ".join(self.session.components.values())
-        speaks_for = f"With {used}." if parts.cost_explorer else f"On the embedded default ({used}); AWS not validated."
+        place = f"On the embedded default ({used})" if parts.database.path else f"With {used}"
+        speaks_for = f"With {used}." if parts.cost_explorer else f"{place}; AWS not validated."
         self.session.finish(
             self._cost() + self._paid(),
             parts.bill_source.read().provenance.table(),

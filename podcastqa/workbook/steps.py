@@ -52,6 +52,7 @@ _STEP1 = Step(
         Parameter("days", 7, "how many UTC days of costs are looked at, today with them", 1, 31),
         Parameter("work_rounds", 1, "how many operations each user runs", 1, 20),
         Parameter("console_csv", "", "Cost Explorer's console download, to compare with AWS's answer"),
+        Parameter("tests", "", "some of the tests (pytest -k), for a quick look: the suite is then not proved"),
     ),
     criteria_version=2,
     criteria=(

@@ -12,6 +12,8 @@ from pathlib import Path
 from podcastqa.settings import child_environment
 
 _WHICH = "step1 and not (notebooks or bench or aws)"
+#: With the books in a file, nothing is asked of a server.
+_WITHOUT_SERVER = f"{_WHICH} and not postgresql"
 #: A test of a component that is not in use says so in its skip; any other skip leaves the suite incomplete.
 NOT_IN_USE = "not in use: "
 
@@ -38,9 +40,12 @@ class SuiteResult:
         return f"{self.passed} passed, {len(self.failed)} failed, {len(self.skipped)} skipped"
 
 
-def run_suite(root: Path, timeout_seconds: int) -> SuiteResult:
-    """Run `pytest -m step1` in the checkout, with nothing of this run's settings; raises subprocess.TimeoutExpired."""
-    return _run(root, _WHICH, timeout_seconds, alone=True)
+def run_suite(root: Path, timeout_seconds: int, *, server: bool = False, chosen: str = "") -> SuiteResult:
+    """Run `pytest -m step1` in the checkout, with nothing of this run's settings; raises subprocess.TimeoutExpired.
+
+    With `server` also on PostgreSQL; `chosen` (pytest's -k) leaves out the rest.
+    """
+    return _run(root, _WHICH if server else _WITHOUT_SERVER, timeout_seconds, alone=True, chosen=chosen)
 
 
 def run_live(root: Path, timeout_seconds: int) -> SuiteResult:
@@ -51,10 +56,11 @@ def run_live(root: Path, timeout_seconds: int) -> SuiteResult:
     return _run(root, "aws and not sends_mail", timeout_seconds, alone=False)
 
 
-def _run(root: Path, which: str, timeout_seconds: int, *, alone: bool) -> SuiteResult:
+def _run(root: Path, which: str, timeout_seconds: int, *, alone: bool, chosen: str = "") -> SuiteResult:
     with tempfile.TemporaryDirectory(prefix="podcastqa-suite-") as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", which, "-p", "no:cacheprovider", "--no-header"]
+        command += ["-k", chosen] if chosen else []
         done = subprocess.run(
             [*command, f"--junitxml={report}", str(root / "tests")],
             cwd=root,

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from podcastqa.migrations.row_security import schema_in_use
+
 revision = "0001"
 down_revision = None
 
@@ -24,8 +26,10 @@ def _owner() -> sa.Column[int]:
     return sa.Column("user_id", sa.Integer, sa.ForeignKey("users.id"), nullable=False)
 
 
-def _id() -> sa.Column[int]:
-    return sa.Column("id", sa.Integer, primary_key=True, autoincrement=True)
+def _id(kind: type[sa.Integer] = sa.Integer) -> sa.Column[int]:
+    """A number that the database gives; SQLite gives 64 bits under the name of INTEGER, and only under that."""
+    number = kind().with_variant(sa.Integer, "sqlite")
+    return sa.Column("id", number, sa.Identity(), primary_key=True, autoincrement=True)
 
 
 def _text(name: str, default: str | None = None) -> sa.Column[str]:
@@ -53,7 +57,7 @@ def _users() -> None:
 def _entries() -> None:
     op.create_table(
         "entries",
-        _id(),
+        _id(sa.BigInteger),
         _text("hold_id"),
         _text("kind"),
         _owner(),
@@ -82,7 +86,8 @@ def _entries() -> None:
         ("uq_entries_start", "kind = 'start'"),
         ("uq_entries_end", "kind IN ('settle', 'void', 'expire')"),
     ):
-        op.create_index(name, "entries", ["hold_id"], unique=True, sqlite_where=sa.text(rows))
+        where = sa.text(rows)
+        op.create_index(name, "entries", ["hold_id"], unique=True, sqlite_where=where, postgresql_where=where)
 
 
 def _derived() -> None:
@@ -199,6 +204,9 @@ def _validations() -> None:
 
 
 def _triggers() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        _postgresql_triggers()
+        return
     for table in APPEND_ONLY:
         for action in ("UPDATE", "DELETE"):
             op.execute(
@@ -209,4 +217,34 @@ def _triggers() -> None:
         "CREATE TRIGGER entries_need_reserve BEFORE INSERT ON entries WHEN NEW.kind <> 'reserve' AND NOT EXISTS "
         "(SELECT 1 FROM entries WHERE hold_id = NEW.hold_id AND kind = 'reserve') "
         "BEGIN SELECT RAISE(ABORT, 'an entry needs the reserve of its hold'); END"
+    )
+
+
+def _postgresql_triggers() -> None:
+    """The same words, from functions; the one that asks for the reserve names its schema, as no caller may."""
+    schema = schema_in_use()
+    op.execute(
+        "CREATE FUNCTION only_grows() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "RAISE EXCEPTION '% only grows: % is refused', TG_TABLE_NAME, TG_OP "
+        "USING ERRCODE = 'integrity_constraint_violation'; END $$"
+    )
+    for table in APPEND_ONLY:
+        for action in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
+                "FOR EACH ROW EXECUTE FUNCTION only_grows()"
+            )
+        op.execute(
+            f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION only_grows()"
+        )
+    op.execute(
+        "CREATE FUNCTION needs_reserve() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF NOT EXISTS (SELECT 1 FROM \"{schema}\".entries WHERE hold_id = NEW.hold_id AND kind = 'reserve') THEN "
+        "RAISE EXCEPTION 'an entry needs the reserve of its hold' "
+        "USING ERRCODE = 'integrity_constraint_violation'; END IF; RETURN NEW; END $$"
+    )
+    op.execute(
+        "CREATE TRIGGER entries_need_reserve BEFORE INSERT ON entries FOR EACH ROW "
+        "WHEN (NEW.kind <> 'reserve') EXECUTE FUNCTION needs_reserve()"
     )

@@ -12,8 +12,9 @@ def upgrade() -> None:
     _files()
 
 
-def _id() -> sa.Column[int]:
-    return sa.Column("id", sa.Integer, primary_key=True, autoincrement=True)
+def _id(kind: type[sa.Integer] = sa.Integer) -> sa.Column[int]:
+    number = kind().with_variant(sa.Integer, "sqlite")
+    return sa.Column("id", number, sa.Identity(), primary_key=True, autoincrement=True)
 
 
 def _texts(*names: str) -> list[sa.Column[str]]:
@@ -60,7 +61,7 @@ def _files() -> None:
     )
     op.create_table(
         "bill_lines",
-        _id(),
+        _id(sa.BigInteger),
         _import(),
         *_texts("sha256"),
         *_ints("line"),
