@@ -177,7 +177,8 @@ def test_every_fault_is_told_at_once(load: Load) -> None:
         ("LOCAL_METER_PRICE", "a b", "is not the id of a price"),
         ("PODCASTQA_USER", "x" * 65, "is not a name"),
         ("PODCASTQA_USER", "a\x07b", "control character"),
-        ("DATABASE_URL", "postgresql://u:hunter22@h/x", "SQLite"),
+        ("DATABASE_URL", "mysql://u:hunter22@h/x", "is not a database"),
+        ("DATABASE_URL", "postgresql://u:hunter22@h", "does not name a database"),
         ("DATABASE_URL", "sqlite:///:memory:", "does not name a file"),
         ("AWS_SECRET_ACCESS_KEY", "abc", "too short"),
     ],
@@ -216,7 +217,7 @@ def test_a_name_that_is_set_twice_is_refused(load: Load) -> None:
         f"AWS_ACCOUNT_ID={CANARY * 2}\n",
         f"PODCASTQA_USER='x\nAWS_SECRET_ACCESS_KEY={CANARY}\nPODCASTQA_REPORTS='\n",
         f"AWS_SECRET_ACCESS_KEY={CANARY}\x07\n",
-        f"DATABASE_URL=postgresql://u:{CANARY}@h/x\n",
+        f"DATABASE_URL=postgresql://u:{CANARY}@h\n",
     ],
 )
 def test_no_fault_quotes_a_secret(load: Load, file: str) -> None:

@@ -73,7 +73,10 @@ def _matching(pattern: str, fault: str) -> Parse:
 def a_database(text: str, base: Path) -> str:
     """The URL of a PostgreSQL database or of an SQLite file."""
     if text.startswith(("postgresql://", "postgres://")):
-        if not urlsplit(text).path.strip("/"):
+        path = urlsplit(text).path
+        if "@" in path:
+            raise ValueError("has a / in its login or password; write it as %2F")
+        if not path.strip("/"):
             raise ValueError("does not name a database; write it like postgresql://login:password@host/database")
         return text
     if not text.startswith("sqlite:///"):

@@ -67,20 +67,26 @@ def bare_commits(path: Path) -> Callable[[], float]:
 def _tasks(
     made: Parts, bare: Callable[[], float], what: list[Operation], callers: int, *, asked: float, gate: float
 ) -> Row:
+    rounds, machine = watched(lambda: [(bare(), tasks_rate(made, what, callers, _OPERATIONS)) for _ in range(_ROUNDS)])
+    floor, ratio = _medians(rounds)
+    name = f"guard-reserve-{callers}-tasks"
+    return timing(name, ratio * floor, "1/s", floor, f">= {asked:g} x ({gate:g})", ratio >= gate, machine)
+
+
+def tasks_rate(made: Parts, what: list[Operation], callers: int, operations: int) -> float:
+    """Reserves a second of so many tasks at once."""
+
     async def caller(number: int) -> None:
         budget = made.budget
-        for i in range(_OPERATIONS // callers):
-            await budget.writer.ask(budget.reserving(what[(7 * number + i) % _USERS], _ESTIMATE))
+        for i in range(operations // callers):
+            await budget.writer.ask(budget.reserving(what[(7 * number + i) % len(what)], _ESTIMATE))
 
     async def all_of_them() -> float:
         began = time.perf_counter()
         await asyncio.gather(*(caller(number) for number in range(callers)))
-        return _OPERATIONS / (time.perf_counter() - began)
+        return operations / (time.perf_counter() - began)
 
-    rounds, machine = watched(lambda: [(bare(), asyncio.run(all_of_them())) for _ in range(_ROUNDS)])
-    floor, ratio = _medians(rounds)
-    name = f"guard-reserve-{callers}-tasks"
-    return timing(name, ratio * floor, "1/s", floor, f">= {asked:g} x ({gate:g})", ratio >= gate, machine)
+    return asyncio.run(all_of_them())
 
 
 def _pairs(made: Parts, bare: Callable[[], float]) -> list[Row]:
