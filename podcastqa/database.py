@@ -7,7 +7,7 @@ operator's scope: budgets, reports and migrations need the whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,8 +71,8 @@ class Line(Protocol):
     def begin(self) -> bool:
         """Queue for the turn to write and begin; True if nobody else has written since this line last began."""
 
-    def commit(self) -> None:
-        """Make it durable, and end the turn."""
+    def commit(self, write: Callable[[], None]) -> None:
+        """Write the last of it (where it is sent at once: nothing is asked), make all durable, and end the turn."""
 
     def rollback(self) -> None:
         """Forget it, and end the turn."""

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -313,13 +313,16 @@ class PostgresLine:
         row = cursor.fetchone()
         return int(row[0]) if row else 0
 
-    def commit(self) -> None:
-        """Make it durable, and end the turn."""
+    def commit(self, write: Callable[[], None]) -> None:
+        """Write the last of it, make all durable, and end the turn: all is sent at once, and answered at once."""
+        connection = self.driver.connection
         try:
-            with self._reachable:
-                self.driver.connection.execute(f"{_RAISE}; COMMIT")
-                self._seen += 1
-                self._books.note_cut(None)
+            with self._reachable, connection.pipeline():
+                write()
+                connection.execute(_RAISE)
+                connection.execute("COMMIT")
+            self._seen += 1
+            self._books.note_cut(None)
         except BaseException:
             self.hang_up()  # whether it was done is not known: this connection is asked no more
             raise

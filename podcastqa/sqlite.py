@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -243,10 +243,11 @@ class SqliteLine:
         still, self._version = bool(version == self._version), version
         return still
 
-    def commit(self) -> None:
-        """Make it durable, and end the turn."""
+    def commit(self, write: Callable[[], None]) -> None:
+        """Write the last of it, make all durable, and end the turn."""
         try:
             with self.reachable():
+                write()
                 self.driver.execute("COMMIT")
         except BaseException:
             self._undo()

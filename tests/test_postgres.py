@@ -283,11 +283,11 @@ def test_a_commit_whose_answer_was_lost_is_neither_lost_nor_done_twice(parts: Pa
     writer = parts.budget.writer
     real, calls = writer._line.commit, []
 
-    def commit() -> None:
+    def commit(write: Callable[[], None]) -> None:
         calls.append(1)
         if len(calls) == 1:
             cut(parts.settings.database)
-        real()
+        real(write)
 
     writer._line.commit = commit  # type: ignore[method-assign]
     hold = parts.budget.reserve(operation(ada.id), CENT)

@@ -218,8 +218,7 @@ class Writer:
 
     def _commit(self, books: Books) -> None:
         if books.is_changed:
-            books.write()
-            self._line.commit()
+            self._line.commit(books.write)
         else:
             self._line.rollback()  # what is refused writes nothing
 
