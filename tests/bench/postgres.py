@@ -53,7 +53,9 @@ class _Floor:
     def __init__(self, url: str) -> None:
         self._open = [psycopg.connect(url, autocommit=True) for _ in range(_CALLERS)]
         first = self._open[0]
-        first.execute("CREATE TABLE bench_counter (id int PRIMARY KEY, held bigint, most bigint) WITH (fillfactor = 10)")
+        first.execute(
+            "CREATE TABLE bench_counter (id int PRIMARY KEY, held bigint, most bigint) WITH (fillfactor = 10)"
+        )
         first.execute("INSERT INTO bench_counter VALUES (1, 0, 1000000000)")
         first.execute("CREATE TABLE bench_holds (id text PRIMARY KEY, amount bigint)")
 
