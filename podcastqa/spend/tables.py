@@ -74,14 +74,14 @@ open_holds = Table(
     "open_holds",
     metadata,
     Column("hold_id", Text, primary_key=True),
-    owner(),
+    Column("user_id", Integer, nullable=False),  # its reserve's, who is known: not asked for again
     Column("source", Text, nullable=False),
     Column("day", Integer, nullable=False),
     amount("amount_pico"),
     Column("started", Integer, nullable=False, server_default="0"),
     Column("expires_us", BigInteger, nullable=False),
     CheckConstraint("started IN (0, 1)", name="ck_open_holds_started"),
-    Index("ix_open_holds_expiry", "started", "expires_us"),
+    Index("ix_open_holds_expiry", "expires_us", sqlite_where=text("started = 0"), postgresql_where=text("started = 0")),
     info=_KEPT,
     sqlite_with_rowid=False,
 )

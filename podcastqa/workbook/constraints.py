@@ -40,8 +40,8 @@ def _limit(
     )
 
 
-def _held(started: str = "0", user: str = "1") -> str:
-    return f"INSERT INTO open_holds VALUES ('x', {user}, 's', 1, 1, {started}, 1)"
+def _held(started: str = "0") -> str:
+    return f"INSERT INTO open_holds VALUES ('x', 1, 's', 1, 1, {started}, 1)"
 
 
 _READ = (
@@ -91,7 +91,6 @@ ATTEMPTS: tuple[tuple[str, str], ...] = (
     ("entries_no_update", "UPDATE entries SET amount_pico = 0"),
     ("entries_no_delete", "DELETE FROM entries"),
     ("ck_open_holds_started", _held(started="2")),
-    ("open_holds.user_id known", _held(user="99")),
     ("counters primary key", "INSERT INTO counters (user_id, day, source) VALUES (0, 1, 's')"),
     ("ck_counters_held", "UPDATE counters SET held_pico = -1"),
     ("service_counters primary key", "INSERT INTO service_counters (service, day) VALUES ('s', 1)"),

@@ -1,4 +1,7 @@
-"""Limits begin at an instant, end by being removed, and may be a service's; what services spent is counted."""
+"""Limits begin at an instant, end by being removed, and may be a service's; what services spent is counted.
+
+What is derived for each open hold is kept with less: its user stands in its reserve, only un-started ones run out of time.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,10 +18,17 @@ _CHECKS = {
 
 
 def upgrade() -> None:
+    op.drop_index("ix_open_holds_expiry", "open_holds")
     if op.get_bind().dialect.name == "sqlite":
         _make_limits_anew()
+        _make_open_holds_anew()
     else:
         _alter_limits()
+        op.drop_constraint("open_holds_user_id_fkey", "open_holds")
+    unstarted = sa.text("started = 0")
+    op.create_index(
+        "ix_open_holds_expiry", "open_holds", ["expires_us"], sqlite_where=unstarted, postgresql_where=unstarted
+    )
     _services()
 
 
@@ -53,6 +63,24 @@ def _make_limits_anew() -> None:
             f"CREATE TRIGGER limits_no_{action.lower()} BEFORE {action} ON limits "
             f"BEGIN SELECT RAISE(ABORT, 'limits only grows: {action} is refused'); END"
         )
+
+
+def _make_open_holds_anew() -> None:
+    op.create_table(
+        "open_holds_anew",
+        sa.Column("hold_id", sa.Text, primary_key=True),
+        sa.Column("user_id", sa.Integer, nullable=False),
+        sa.Column("source", sa.Text, nullable=False),
+        sa.Column("day", sa.Integer, nullable=False),
+        sa.Column("amount_pico", sa.BigInteger, nullable=False),
+        sa.Column("started", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("expires_us", sa.BigInteger, nullable=False),
+        sa.CheckConstraint("started IN (0, 1)", name="ck_open_holds_started"),
+        sqlite_with_rowid=False,
+    )
+    op.execute("INSERT INTO open_holds_anew SELECT * FROM open_holds")
+    op.drop_table("open_holds")
+    op.rename_table("open_holds_anew", "open_holds")
 
 
 def _alter_limits() -> None:
