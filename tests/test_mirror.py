@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,6 +19,7 @@ from podcastqa.clock import day_number, microseconds
 from podcastqa.database import Database, open_database
 from podcastqa.errors import LedgerUnavailable
 from podcastqa.money import ZERO, Usd
+from podcastqa.spend import mirror_copy
 from podcastqa.spend.ledger import Ledger
 from podcastqa.spend.mirror import Mirror
 from podcastqa.users import User
@@ -149,13 +151,33 @@ def test_bills_of_other_books_at_the_same_place_are_read_anew(
     other.close()
 
 
-def test_a_mirror_of_before_bills_were_imported_goes_on(parts: Parts, ada: User, tmp_path: Path) -> None:
+def test_a_mirror_of_another_version_is_made_anew(parts: Parts, ada: User, tmp_path: Path) -> None:
+    parts.budget.book(operation(ada.id), Usd("1"))
     parts.mirror.sync()
     with duckdb.connect(str(parts.mirror.path)) as connection:
-        connection.execute("DROP VIEW bill_lines_usd; DROP TABLE bill_lines; DROP TABLE bill_lines_read_to")
+        connection.execute("DROP VIEW bill_lines_usd; DROP TABLE bill_lines")
+        connection.execute("UPDATE read_to SET last_row = 'an older shape' WHERE what = 'shape'")
     imported(parts, tmp_path, "1")
     mark = parts.mirror.sync()
-    assert (mark.new_rows, mark.new_bill_lines, mark.on_disk) == (0, 1, True)
+    assert (mark.new_rows, mark.new_bill_lines, mark.on_disk) == (10, 1, True)  # 8 of Ada's and 2 of this one
+
+
+@pytest.mark.both_databases
+@pytest.mark.parametrize("reader", ["beside", "that cannot be started"])
+def test_many_rows_are_read_by_a_process_beside_this_one_and_without_it_they_are_the_same(
+    parts: Parts, ada: User, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    monkeypatch.setattr(mirror_copy, "MANY_ROWS", 5)
+    if reader != "beside":
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    for number in range(40):
+        parts.budget.book(operation(ada.id, name="ü'\"\\ \n" * (1 + number % 3)), Usd.from_pico(10**9 + number))
+    assert parts.mirror.sync().new_rows == 88  # 8, and a reserve and a settle each
+    columns = ", ".join(mirror_copy.TABLES["entries"])
+    wanted = parts.database.driver().execute(f"SELECT {columns} FROM entries ORDER BY id").fetchall()
+    assert parts.mirror.query(f"SELECT {columns} FROM entries ORDER BY id") == [tuple(row) for row in wanted]
+    parts.budget.book(operation(ada.id), Usd("1"))
+    assert parts.mirror.sync().new_rows == 2
 
 
 def test_sums_beyond_64_bits_do_not_overflow(parts: Parts, clock: SetClock) -> None:

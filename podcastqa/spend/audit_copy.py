@@ -88,7 +88,7 @@ def _chunks(driver: Driver, table: str) -> Iterator[list[Any]]:
     from tqdm import tqdm
 
     (total,) = driver.execute("SELECT count(*) FROM entries").fetchone()
-    last, page = -(2**63), f"{sql} WHERE id > ? ORDER BY id LIMIT {_CHUNK_ROWS}"
+    last, page = -(2**63), f"{sql} WHERE id > ? ORDER BY entries.id LIMIT {_CHUNK_ROWS}"
     with tqdm(total=total, desc="reading the ledger", unit=" rows", delay=1, disable=None, leave=False) as progress:
         while rows := driver.execute(page, (last,)).fetchall():
             yield rows

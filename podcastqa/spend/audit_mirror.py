@@ -35,10 +35,8 @@ def compared(connection: Any, mirror: Mirror) -> tuple[int, int, str] | None:
     with mirror.opened() as (copy, watermark):
         if not watermark.on_disk:
             return None
-        connection.register(
-            "mirrored", copy.cursor().sql(f"SELECT id, {_PRINT} AS print FROM entries").to_arrow_table()
-        )
-        connection.register("mirrored_bills", copy.cursor().sql(f"SELECT {_BILL} FROM bill_days").to_arrow_table())
+        connection.register("mirrored", copy.sql(f"SELECT id, {_PRINT} AS print FROM entries").to_arrow_table())
+        connection.register("mirrored_bills", copy.sql(f"SELECT {_BILL} FROM bill_days").to_arrow_table())
         found = connection.execute(
             f"SELECT count(*) OVER (), * FROM (({_ENTRIES}) UNION ALL ({_BILLS})) ORDER BY turn, place LIMIT 1"
         ).fetchall()

@@ -70,6 +70,9 @@ def _growth() -> list[Row]:
 
 def fill(made: Parts, user_id: int, entries: int) -> None:
     """So many entries, half of them settles of the other half, over 700 days."""
+    if made.database.path is None:
+        _fill_server(made.settings.database, user_id, entries)
+        return
     rows = (
         (f"h{i}", kind, user_id, i * 7919 % 1_000_003, 738_000 + i % 700)
         for i in range(entries // 2)
@@ -84,14 +87,28 @@ def fill(made: Parts, user_id: int, entries: int) -> None:
         )
 
 
-def parts_in(home: Path) -> Parts:
+def _fill_server(url: str, user_id: int, entries: int) -> None:
+    import psycopg
+
+    with psycopg.connect(url) as owner:
+        owner.execute("ALTER TABLE entries DISABLE TRIGGER entries_need_reserve")
+        owner.execute(
+            "INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us)"
+            " SELECT 'h' || i, kind, %s, 's', 's', 'o', i::bigint * 7919 %% 1000003, 738000 + i %% 700, 1"
+            " FROM generate_series(0, %s - 1) AS i, (VALUES ('reserve'), ('settle')) AS kinds (kind) ORDER BY i, kind",
+            (user_id, entries // 2),
+        )
+        owner.execute("ALTER TABLE entries ENABLE TRIGGER entries_need_reserve")
+
+
+def parts_in(home: Path, **environ: str) -> Parts:
     """Parts with a home of their own and room to spend."""
     roomy = {
         f"{whose}{window}_BUDGET_LIMIT": "900000"
         for whose in ("", "USER_")
         for window in ("DAILY", "WEEKLY", "MONTHLY")
     }
-    environment = {"PODCASTQA_HOME": str(home), "PODCASTQA_REPORTS": str(home / "reports"), **roomy}
+    environment = {"PODCASTQA_HOME": str(home), "PODCASTQA_REPORTS": str(home / "reports"), **roomy, **environ}
     return build(Settings.load(environ=environment), clock=SystemClock())
 
 

@@ -1,6 +1,7 @@
 """Limits begin at an instant, end by being removed, and may be a service's; what services spent is counted.
 
-What is derived for each open hold is kept with less: its user stands in its reserve, only un-started ones run out of time.
+What is derived for each open hold is kept with less: its user stands in its reserve, and only un-started ones run
+out of time.
 """
 
 import sqlalchemy as sa

@@ -1,0 +1,220 @@
+"""How new rows come from the ledger into the mirror: all that one consistent state of the ledger holds, once.
+
+`entries` and `bill_lines` only grow and their ids are committed in order, so what is new lies between the last row
+that was read, which has to be there still, and the newest. Few rows come through the ledger's own driver; many are
+read by a process beside this one (`mirror_reader`), which is several times as fast and means the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from podcastqa.database import Database, Driver
+
+
+def _columns(words: str) -> dict[str, str]:
+    return dict(part.split() for part in words.split(","))
+
+
+#: Each table of the mirror: its columns with their types.
+TABLES: dict[str, dict[str, str]] = {
+    "entries": _columns(
+        "id BIGINT, hold_id VARCHAR, kind VARCHAR, user_id BIGINT, source VARCHAR, service VARCHAR, operation VARCHAR,"
+        " amount_pico BIGINT, day INTEGER, at_us BIGINT, expires_us BIGINT, price VARCHAR, reason VARCHAR"
+    ),
+    "bill_lines": _columns(
+        "id BIGINT, import_id BIGINT, sha256 VARCHAR, line BIGINT, source VARCHAR, account VARCHAR, period INTEGER,"
+        " day INTEGER, user_tag VARCHAR, resource_id VARCHAR, service VARCHAR, category VARCHAR, amount_text VARCHAR,"
+        " amount_pico BIGINT, effective_pico BIGINT"
+    ),
+    "bill_days": _columns(
+        "source VARCHAR, day INTEGER, user_id BIGINT, gross_pico BIGINT, net_pico BIGINT, read_us BIGINT"
+    ),
+    "read_to": _columns("what VARCHAR, last_id BIGINT, last_row VARCHAR"),
+}
+GROWING = ("entries", "bill_lines")
+#: Whether the bills are others than those that were copied. Each reading of a bill has a time of its own; the amounts
+#: are there for the reading that is put right within the same microsecond. No sum can leave 64 bits.
+_BILLS = """SELECT count(*), coalesce(max(source), ''), coalesce(sum(length(source)), 0), coalesce(max(read_us), 0),
+ coalesce(sum(read_us % 1000000007), 0),
+ coalesce(sum(gross_pico % 1000000007 * ((day * 31 + user_id) % 1009 + 1)), 0),
+ coalesce(sum(net_pico % 1000000007 * ((day * 31 + user_id) % 1009 + 1)), 0) FROM bill_days"""
+_CHUNK_ROWS = 20_000
+_PAGE_IDS = 250_000
+#: From here on a process beside this one is worth its start.
+MANY_ROWS = 50_000
+#: Up to here values are handed over as they are: pyarrow need not be loaded.
+_FEW_ROWS = 100
+
+
+class ReadingFailed(Exception):
+    """The process beside this one did not read what it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The last row of a table that the mirror holds: its id, and the row in words. Of the bills: their fingerprint."""
+
+    last_id: int = 0
+    last_row: str = ""
+
+
+Marks = dict[str, Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """Rows of a table behind `first`, up to the newest; `anew` where those in the mirror are of other books."""
+
+    table: str
+    first: int
+    newest: Mark
+    anew: bool
+
+
+def catch_up(connection: Any, database: Database, marks: Marks, *, beside: bool) -> tuple[Marks, dict[str, int]]:
+    """Copy what is new behind these marks; returns the new marks, and how many rows were copied.
+
+    Raises ReadingFailed, with the mirror's transaction open, where many rows should come from a process `beside`.
+    """
+    with database.snapshot() as driver:
+        news = [found for table in GROWING if (found := _news(driver, table, marks.get(table, Mark())))]
+        bills = Mark(0, repr(tuple(driver.execute(_BILLS).fetchone())))
+        if not news and bills == marks.get("bill_days"):
+            return marks, {}
+        connection.execute("BEGIN")
+        copied = {one.table: _copy(connection, database, driver, one, beside=beside) for one in news}
+        if bills != marks.get("bill_days"):
+            connection.execute("DELETE FROM bill_days")
+            _insert(connection, "bill_days", driver.execute(_asked("bill_days")).fetchall())
+    marks = marks | {one.table: one.newest for one in news} | {"bill_days": bills}
+    connection.execute("DELETE FROM read_to")
+    _insert(connection, "read_to", [(what, mark.last_id, mark.last_row) for what, mark in marks.items()])
+    connection.execute("COMMIT")
+    return marks, copied
+
+
+def _news(driver: Driver, table: str, mark: Mark) -> _News | None:
+    asked = _asked(table)
+    row = driver.execute(f"{asked} ORDER BY {table}.id DESC LIMIT 1").fetchone()
+    newest = Mark(row[0], repr(tuple(row))) if row else Mark()
+    if newest == mark:
+        return None
+    known = driver.execute(f"{asked} WHERE id = ?", (mark.last_id,)).fetchone()
+    anew = mark.last_id > 0 and (known is None or repr(tuple(known)) != mark.last_row)
+    return _News(table, 0 if anew else mark.last_id, newest, anew)
+
+
+def _asked(table: str, place: str = "") -> str:
+    """The table's columns, each as its type says: SQLite keeps whatever it is given."""
+    kinds = {"VARCHAR": "TEXT"}
+    columns = [f"CAST({name} AS {kinds.get(kind, 'BIGINT')}) AS {name}" for name, kind in TABLES[table].items()]
+    return f"SELECT {', '.join(columns)} FROM {place}{table}"
+
+
+def _copy(connection: Any, database: Database, driver: Driver, news: _News, *, beside: bool) -> int:
+    if news.anew:
+        connection.execute(f"DELETE FROM {news.table}")
+    name = "adbc_driver_sqlite" if database.path else "adbc_driver_postgresql"
+    if beside and news.newest.last_id - news.first >= MANY_ROWS and find_spec(name):
+        return _copy_beside(connection, {"driver": name, **_place(database, driver)}, news)
+    copied, last = 0, news.first
+    page = f"{_asked(news.table)} WHERE id > ? AND id <= ? ORDER BY {news.table}.id LIMIT {_CHUNK_ROWS}"
+    while rows := driver.execute(page, (last, news.newest.last_id)).fetchall():
+        _insert(connection, news.table, rows)
+        copied, last = copied + len(rows), rows[-1][0]
+    return copied
+
+
+# ── a process beside this one ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _place(database: Database, driver: Any) -> dict[str, Any]:
+    """Where the ledger is, as another process gets there: in the role and the schema of this one."""
+    if database.path:
+        return {"uri": f"{database.path.absolute().as_uri()}?mode=ro", "before": [], "schema": ""}
+    from psycopg.conninfo import make_conninfo
+
+    info = driver.connection.info
+    role, schema = driver.execute("SELECT quote_ident(current_user), quote_ident(current_schema())").fetchone()
+    uri = make_conninfo(info.dsn, **({"password": info.password} if info.password else {}))
+    return {"uri": uri, "before": [f"SET ROLE {role}"], "schema": f"{schema}."}
+
+
+def _copy_beside(connection: Any, place: dict[str, Any], news: _News) -> int:
+    """The child's rows go into the mirror as they come; the newest must be the one that this process sees."""
+    import duckdb
+    import pyarrow as pa
+
+    page = f"{_asked(news.table, place['schema'])} WHERE id > {{}} AND id <= {{}} ORDER BY {news.table}.id"
+    ends = [*range(news.first, news.newest.last_id, _PAGE_IDS), news.newest.last_id]
+    asked = {**place, "pages": [page.format(*ids) for ids in itertools.pairwise(ends)]}
+    try:
+        copied = _stream(connection, news, json.dumps(asked).encode())
+    except (OSError, pa.ArrowException, duckdb.Error) as problem:
+        raise ReadingFailed(str(problem)) from problem
+    columns = ", ".join(TABLES[news.table])
+    found = connection.execute(f"SELECT {columns} FROM {news.table} WHERE id = ?", [news.newest.last_id]).fetchall()
+    if [repr(row) for row in found] != [news.newest.last_row]:
+        raise ReadingFailed(f"the newest row of {news.table} is another there")
+    return copied
+
+
+def _stream(connection: Any, news: _News, asked: bytes) -> int:
+    import pyarrow as pa
+
+    # -P: nothing is imported from the folder of this program. What goes to it may hold a password: not as an argument.
+    words = [sys.executable, "-P", str(Path(__file__).with_name("mirror_reader.py"))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(words, pipesize=1 << 20, **pipes) as child:  # type: ignore[call-overload]
+        try:
+            child.stdin.write(asked)
+            child.stdin.close()
+            with pa.ipc.open_stream(child.stdout) as stream:
+                rows = pa.RecordBatchReader.from_batches(stream.schema, _shown(stream, news))
+                connection.register("rows_beside", rows)
+                [(copied,)] = connection.execute(f"INSERT INTO {news.table} SELECT * FROM rows_beside").fetchall()
+                connection.unregister("rows_beside")
+            ended = child.wait()
+        finally:
+            child.kill()
+    if ended != 0:
+        raise ReadingFailed(f"the process that read {news.table} ended with {ended}")
+    return int(copied)
+
+
+def _shown(batches: Iterable[Any], news: _News) -> Iterator[Any]:
+    """The same batches; whoever waits longer than a second sees how far they are."""
+    from tqdm import tqdm
+
+    total = news.newest.last_id - news.first
+    with tqdm(total=total, desc="copying the ledger", unit=" rows", delay=1, disable=None, leave=False) as progress:
+        for batch in batches:
+            yield batch
+            progress.update(batch.num_rows)
+
+
+def _insert(connection: Any, table: str, rows: list[Any]) -> None:
+    """Into the mirror: a few as lists of values, more as Arrow."""
+    if not rows:
+        return
+    kinds, columns = TABLES[table].values(), zip(*rows, strict=True)
+    if len(rows) <= _FEW_ROWS:
+        lists = ", ".join(f"unnest(${number}::{kind}[])" for number, kind in enumerate(kinds, 1))
+        connection.execute(f"INSERT INTO {table} SELECT {lists}", [list(column) for column in columns])
+        return
+    import pyarrow as pa
+
+    types = [pa.string() if kind == "VARCHAR" else pa.int64() for kind in kinds]
+    arrays = [pa.array(column, type=kind) for column, kind in zip(columns, types, strict=True)]
+    connection.register("rows_here", pa.table(arrays, names=list(TABLES[table])))
+    connection.execute(f"INSERT INTO {table} SELECT * FROM rows_here")
+    connection.unregister("rows_here")
