@@ -2,22 +2,26 @@
 
 `entries` and `bill_lines` only grow and their ids are committed in order, so what is new lies between the last row
 that was read, which has to be there still, and the newest. Few rows come through the ledger's own driver; many are
-read by a process beside this one (`mirror_reader`), which is several times as fast and means the same.
+read as Arrow (`mirror_reader`) beside what writes them, which is several times as fast and means the same.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from podcastqa.database import Database, Driver
+from podcastqa.spend import mirror_reader
 
 
 def _columns(words: str) -> dict[str, str]:
@@ -49,14 +53,14 @@ _BILLS = """SELECT count(*), coalesce(max(source), ''), coalesce(sum(length(sour
  coalesce(sum(net_pico % 1000000007 * ((day * 31 + user_id) % 1009 + 1)), 0) FROM bill_days"""
 _CHUNK_ROWS = 20_000
 _PAGE_IDS = 250_000
-#: From here on a process beside this one is worth its start.
+#: From here on another reader is worth its start.
 MANY_ROWS = 50_000
 #: Up to here values are handed over as they are: pyarrow need not be loaded.
 _FEW_ROWS = 100
 
 
 class ReadingFailed(Exception):
-    """The process beside this one did not read what it should."""
+    """What reads many rows did not read what it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class _News:
 def catch_up(connection: Any, database: Database, marks: Marks, *, beside: bool) -> tuple[Marks, dict[str, int]]:
     """Copy what is new behind these marks; returns the new marks, and how many rows were copied.
 
-    Raises ReadingFailed, with the mirror's transaction open, where many rows should come from a process `beside`.
+    Raises ReadingFailed, with the mirror's transaction open, where many rows should be read `beside`.
     """
     with database.snapshot() as driver:
         news = [found for table in GROWING if (found := _news(driver, table, marks.get(table, Mark())))]
@@ -125,7 +129,7 @@ def _copy(connection: Any, database: Database, driver: Driver, news: _News, *, b
         connection.execute(f"DELETE FROM {news.table}")
     name = "adbc_driver_sqlite" if database.path else "adbc_driver_postgresql"
     if beside and news.newest.last_id - news.first >= MANY_ROWS and find_spec(name):
-        return _copy_beside(connection, {"driver": name, **_place(database, driver)}, news)
+        return _copy_many(connection, database, {"driver": name, **_place(database, driver)}, news)
     copied, last = 0, news.first
     page = f"{_asked(news.table)} WHERE id > ? AND id <= ? ORDER BY {news.table}.id LIMIT {_CHUNK_ROWS}"
     while rows := driver.execute(page, (last, news.newest.last_id)).fetchall():
@@ -134,11 +138,11 @@ def _copy(connection: Any, database: Database, driver: Driver, news: _News, *, b
     return copied
 
 
-# ── a process beside this one ────────────────────────────────────────────────────────────────────────────────────
+# ── many rows ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _place(database: Database, driver: Any) -> dict[str, Any]:
-    """Where the ledger is, as another process gets there: in the role and the schema of this one."""
+    """Where the ledger is, as another connection gets there: in the role and the schema of this one."""
     if database.path:
         return {"uri": f"{database.path.absolute().as_uri()}?mode=ro", "before": [], "schema": ""}
     from psycopg.conninfo import make_conninfo
@@ -149,8 +153,8 @@ def _place(database: Database, driver: Any) -> dict[str, Any]:
     return {"uri": uri, "before": [f"SET ROLE {role}"], "schema": f"{schema}."}
 
 
-def _copy_beside(connection: Any, place: dict[str, Any], news: _News) -> int:
-    """The child's rows go into the mirror as they come; the newest must be the one that this process sees."""
+def _copy_many(connection: Any, database: Database, place: dict[str, Any], news: _News) -> int:
+    """Rows go into the mirror as they come; the newest must be the one that this process sees."""
     import duckdb
     import pyarrow as pa
 
@@ -158,8 +162,9 @@ def _copy_beside(connection: Any, place: dict[str, Any], news: _News) -> int:
     ends = [*range(news.first, news.newest.last_id, _PAGE_IDS), news.newest.last_id]
     asked = {**place, "pages": [page.format(*ids) for ids in itertools.pairwise(ends)]}
     try:
-        copied = _stream(connection, news, json.dumps(asked).encode())
-    except (OSError, pa.ArrowException, duckdb.Error) as problem:
+        with (_beside if database.path else _ahead)(asked) as batches:
+            copied = _stream(connection, news, batches)
+    except (OSError, pa.ArrowException, duckdb.Error, RuntimeError) as problem:
         raise ReadingFailed(str(problem)) from problem
     columns = ", ".join(TABLES[news.table])
     found = connection.execute(f"SELECT {columns} FROM {news.table} WHERE id = ?", [news.newest.last_id]).fetchall()
@@ -168,26 +173,74 @@ def _copy_beside(connection: Any, place: dict[str, Any], news: _News) -> int:
     return copied
 
 
-def _stream(connection: Any, news: _News, asked: bytes) -> int:
+@contextmanager
+def _beside(asked: dict[str, Any]) -> Iterator[Iterator[Any]]:
+    """Batches that a process beside this one reads."""
     import pyarrow as pa
 
-    # -P: nothing is imported from the folder of this program. What goes to it may hold a password: not as an argument.
-    words = [sys.executable, "-P", str(Path(__file__).with_name("mirror_reader.py"))]
+    # -P: nothing is imported from the folder of this program.
+    words = [sys.executable, "-P", str(Path(mirror_reader.__file__))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(words, pipesize=1 << 20, **pipes) as child:  # type: ignore[call-overload]
         try:
-            child.stdin.write(asked)
+            child.stdin.write(json.dumps(asked).encode())
             child.stdin.close()
             with pa.ipc.open_stream(child.stdout) as stream:
-                rows = pa.RecordBatchReader.from_batches(stream.schema, _shown(stream, news))
-                connection.register("rows_beside", rows)
-                [(copied,)] = connection.execute(f"INSERT INTO {news.table} SELECT * FROM rows_beside").fetchall()
-                connection.unregister("rows_beside")
-            ended = child.wait()
+                yield iter(stream)
+            if child.wait() != 0:
+                raise ReadingFailed(f"the process that read the ledger ended with {child.returncode}")
         finally:
             child.kill()
-    if ended != 0:
-        raise ReadingFailed(f"the process that read {news.table} ended with {ended}")
+
+
+@contextmanager
+def _ahead(asked: dict[str, Any]) -> Iterator[Iterator[Any]]:
+    """Batches that a thread reads while those before it are written."""
+    read: queue.Queue[Any] = queue.Queue(maxsize=2)
+    wanted = threading.Event()
+    wanted.set()
+
+    def run() -> None:
+        try:
+            for batch in mirror_reader.read(asked):
+                while wanted.is_set():
+                    with suppress(queue.Full):
+                        read.put(batch, timeout=0.1)
+                        break
+                if not wanted.is_set():
+                    return
+            read.put(None)
+        except Exception as problem:  # noqa: BLE001 – whatever it is, it is raised where the batches are asked for
+            read.put(ReadingFailed(str(problem)))
+
+    def batches() -> Iterator[Any]:
+        while (batch := read.get()) is not None:
+            if isinstance(batch, ReadingFailed):
+                raise batch
+            yield batch
+
+    thread = threading.Thread(target=run, name="podcastqa-mirror")
+    thread.start()
+    try:
+        yield batches()
+    finally:
+        wanted.clear()
+        with suppress(queue.Empty):
+            while True:
+                read.get_nowait()
+        thread.join()
+
+
+def _stream(connection: Any, news: _News, batches: Iterator[Any]) -> int:
+    import pyarrow as pa
+
+    first = next(batches, None)
+    if first is None:
+        return 0
+    rows = pa.RecordBatchReader.from_batches(first.schema, _shown(itertools.chain([first], batches), news))
+    connection.register("rows_beside", rows)
+    [(copied,)] = connection.execute(f"INSERT INTO {news.table} SELECT * FROM rows_beside").fetchall()
+    connection.unregister("rows_beside")
     return int(copied)
 
 

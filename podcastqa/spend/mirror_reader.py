@@ -1,14 +1,15 @@
-"""A program of its own that reads pages of a table and writes them to its output as one Arrow stream.
+"""Reads pages of a table as Arrow, past Python's own drivers; as a program it writes them to its output as one stream.
 
-It runs beside the process that asks, for a reason: its driver brings an SQLite of its own, and a file's locks belong to
-the process. Were both in one process, the first `close` here would drop the locks that the ledger's writer holds
-there. It takes what to read (JSON) from its input, and imports nothing of podcastqa.
+For SQLite it has to be a program of its own: its driver brings an SQLite of its own, and a file's locks belong to the
+process. Were both in one process, the first `close` here would drop the locks that the ledger's writer holds there. It
+then takes what to read (JSON) from its input, and imports nothing of podcastqa.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -22,9 +23,8 @@ _OPTIONS = {
 }
 
 
-def main(asked: dict[str, Any]) -> None:
-    """Connect, run the statements that go before, and write the pages, one after the other."""
-    sys.modules["numpy"] = None  # type: ignore[assignment]  # pyarrow can do without, and half of its start is numpy
+def read(asked: dict[str, Any]) -> Iterator[Any]:
+    """Connect, run the statements that go before, and yield the pages' record batches, one after the other."""
     import pyarrow as pa
     from adbc_driver_manager import AdbcConnection, AdbcStatement
 
@@ -35,17 +35,25 @@ def main(asked: dict[str, Any]) -> None:
                 statement.set_options(**nothing)
                 statement.set_sql_query(sql)
                 statement.execute_update()
-        written = None
         for sql in asked["pages"]:
             with AdbcStatement(connection) as statement:
                 statement.set_options(**rows)
                 statement.set_sql_query(sql)
                 with pa.RecordBatchReader.from_stream(statement.execute_query()[0]) as page:
-                    written = written or pa.ipc.new_stream(sys.stdout.buffer, page.schema)
-                    for batch in page:
-                        written.write_batch(batch)
-        if written is not None:
-            written.close()
+                    yield from page
+
+
+def main(asked: dict[str, Any]) -> None:
+    """Write what was asked for to the output."""
+    sys.modules["numpy"] = None  # type: ignore[assignment]  # pyarrow can do without, and half of its start is numpy
+    import pyarrow as pa
+
+    written = None
+    for batch in read(asked):
+        written = written or pa.ipc.new_stream(sys.stdout.buffer, batch.schema)
+        written.write_batch(batch)
+    if written is not None:
+        written.close()
 
 
 if __name__ == "__main__":
