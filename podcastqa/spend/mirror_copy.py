@@ -118,8 +118,10 @@ def _news(driver: Driver, table: str, mark: Mark) -> _News | None:
 
 
 def _asked(table: str, place: str = "") -> str:
-    """The table's columns, each as its type says: SQLite keeps whatever it is given."""
+    """The table's columns; without a place (a server's schema) each as its type says: SQLite keeps what it is given."""
     kinds = {"VARCHAR": "TEXT"}
+    if place:
+        return f"SELECT {', '.join(TABLES[table])} FROM {place}{table}"
     columns = [f"CAST({name} AS {kinds.get(kind, 'BIGINT')}) AS {name}" for name, kind in TABLES[table].items()]
     return f"SELECT {', '.join(columns)} FROM {place}{table}"
 
@@ -196,7 +198,7 @@ def _beside(asked: dict[str, Any]) -> Iterator[Iterator[Any]]:
 @contextmanager
 def _ahead(asked: dict[str, Any]) -> Iterator[Iterator[Any]]:
     """Batches that a thread reads while those before it are written."""
-    read: queue.Queue[Any] = queue.Queue(maxsize=2)
+    read: queue.Queue[Any] = queue.Queue(maxsize=4)
     wanted = threading.Event()
     wanted.set()
 
