@@ -201,7 +201,7 @@ class Process:
 
     def ended(self) -> tuple[int, str, str]:
         """Its exit status, and all that it printed from here on."""
-        out, err = self.popen.communicate(timeout=60)
+        out, err = self.popen.communicate(timeout=600)  # a race of 64 takes minutes
         return self.popen.returncode, out, err
 
     def kill(self) -> None:
