@@ -87,7 +87,7 @@ class CostTracker:
             await self._admitted(what, treasury.budget.booking(what, sure))
         except Refused:
             return False
-        await self._ask(lambda: treasury.mail_due(what.user_id))
+        await self._ask(lambda: treasury.watch.mail_due(what.user_id))
         return True
 
     @asynccontextmanager
@@ -122,14 +122,14 @@ class CostTracker:
             return await self.treasury.budget.writer.ask(job)
         except OverLimit as refusal:
             known = refusal
-            await self._ask(lambda: self.treasury.mail_refusal(what, known))
+            await self._ask(lambda: self.treasury.watch.mail_refusal(what, known))
             raise
 
     async def _settle(self, hold: Hold, actual: Usd, reason: str) -> None:
         treasury = self.treasury
         settled = await treasury.budget.writer.ask(treasury.budget.settling(hold.hold_id, actual, reason))
-        if treasury.may_be_due(settled):
-            await self._ask(lambda: treasury.settled(hold, settled))
+        if treasury.watch.may_be_due(settled):
+            await self._ask(lambda: treasury.watch.settled(hold, settled))
 
     async def _spent(self, kind: WindowKind, user: str | None) -> Usd:
         return await self._ask(lambda: self.treasury.spent(kind, self.whose(user)))

@@ -10,15 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from podcastqa.alerts.alert import Alert, Mailer, due
-from podcastqa.alerts.outbox import Delivery, Outbox
+from podcastqa.alerts.outbox import Delivery
+from podcastqa.alerts.watch import Watch
 from podcastqa.bills.desk import BillDesk
 from podcastqa.bills.reconcile import Reconciliation, reconcile
-from podcastqa.clock import Clock, WindowKind, day_number, window, windows
+from podcastqa.clock import Clock, WindowKind, day_number
 from podcastqa.errors import Misuse, OverLimit, UnknownPrice, UnknownUser
-from podcastqa.money import ZERO, Usd
+from podcastqa.money import Usd
 from podcastqa.spend import views
-from podcastqa.spend.admission import Settled
 from podcastqa.spend.budget import Budget
 from podcastqa.spend.entries import Hold, Operation, checked_estimate
 from podcastqa.spend.ledger import NOTHING, Ledger
@@ -81,22 +80,20 @@ class Treasury:
     mirror: Mirror
     prices: PriceList
     users: Users
-    outbox: Outbox
-    mailer: Mailer
+    watch: Watch
     clock: Clock
     me: str
-    operator_email: str
-    thresholds: tuple[int, ...]
     redact: Callable[[str], str]
     _plans: dict[tuple[object, ...], Operation] = field(default_factory=dict, repr=False)
-    _mailed: set[tuple[object, ...]] = field(default_factory=set, repr=False)
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def refresh_bills(self) -> None:
         """Read each bill that may say something new, and let the guard know; what is then due is mailed."""
         if self.bills.refresh():
-            self._raise([alert for user_id in self._names(None) or (SYSTEM_ID,) for alert in self._due_alerts(user_id)])
+            self.watch.raise_all(
+                [alert for user_id in self._names(None) or (SYSTEM_ID,) for alert in self.watch.due(user_id)]
+            )
 
     def spent(self, kind: WindowKind, user: str | None = None) -> Usd:
         """What the system or a user has really spent in this window: booked or billed, whichever is more."""
@@ -111,7 +108,7 @@ class Treasury:
         if user is not None:
             return found  # accounts and other people's mail are the operator's
         bill = () if self.bills.in_use.name == SOURCE else self.bills.in_use.read().said()
-        return replace(found, remarks=(*bill, *self.outbox.deliver(self.mailer, self._recipient).said()))
+        return replace(found, remarks=(*bill, *self.watch.deliver().said()))
 
     def limits(self) -> LimitTable:
         """The limits in force."""
@@ -150,7 +147,7 @@ class Treasury:
         self.refresh_bills()
         with self.mailing_refusals(what):
             hold = self.budget.book(what, estimate)
-        self.mail_due(what.user_id)
+        self.watch.mail_due(what.user_id)
         return hold
 
     def planned_call(self, user: str | None, service: str, operation: str) -> Operation:
@@ -202,38 +199,7 @@ class Treasury:
     def settle(self, hold: Hold, actual: Usd, reason: str = "") -> None:
         """Book what a hold really cost, then raise the alerts that are due."""
         job = self.budget.settling(hold.hold_id, actual, self.redact(reason))
-        self.settled(hold, self.budget.writer.run(job))
-
-    def settled(self, hold: Hold, settled: Settled) -> None:
-        """Mail what is due after a settle."""
-        user_id = hold.operation.user_id
-        if settled.overrun:
-            what = f"{hold.operation.service} {hold.operation.operation}"
-            detail = f"{what} cost {settled.overrun.shown()} more than its hold"
-            self._raise([self._alert(user_id, WindowKind.DAY, "overrun", detail)])
-        if self.may_be_due(settled):
-            self.mail_due(user_id)
-            self._mailed.update(self._reached(settled))
-
-    def may_be_due(self, settled: Settled) -> bool:
-        """Whether a threshold is reached that this process has not mailed about: most settles need not look further."""
-        if settled.overrun:
-            return True
-        lowest, reached = min(self.thresholds, default=101), False
-        for scope, real in settled.real.items():
-            for spent, limit in zip(real, settled.limits[scope], strict=True):
-                reached |= limit is not None and 100 * spent >= lowest * limit
-        return reached and not self._reached(settled) <= self._mailed
-
-    def _reached(self, settled: Settled) -> set[tuple[object, ...]]:
-        """Every threshold that is reached, as the key of its alert."""
-        return {
-            (scope, span.kind, span.start, percent)
-            for scope, real in settled.real.items()
-            for span, spent, limit in zip(windows(self.clock.now()), real, settled.limits[scope], strict=True)
-            if limit is not None
-            for percent in due(Usd.from_pico(spent), Usd.from_pico(limit), self.thresholds)
-        }
+        self.watch.settled(hold, self.budget.writer.run(job))
 
     # ── deciding ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -274,7 +240,7 @@ class Treasury:
         """Press the emergency stop, and mail the operator."""
         number = self.budget.stop(by=self.redact(by), reason=self.redact(reason))
         detail = self.redact(f"{by}: {reason}")
-        self._raise([self._alert(SYSTEM_ID, WindowKind.DAY, f"stop {number}", detail)])
+        self.watch.raise_all([self.watch.alert(SYSTEM_ID, WindowKind.DAY, f"stop {number}", detail)])
 
     def release(self, *, by: str, reason: str) -> None:
         """Release it."""
@@ -284,8 +250,8 @@ class Treasury:
         """Mail what is due: alerts that a crash kept from being raised are derived again from the ledger first."""
         self.refresh_bills()
         for user_id in (SYSTEM_ID, *self._names(None)):  # a deleted user's mails are forgotten, and not sent anew
-            self.outbox.raise_all(self._due_alerts(user_id))
-        return self.outbox.deliver(self.mailer, self._recipient)
+            self.watch.outbox.raise_all(self.watch.due(user_id))
+        return self.watch.deliver()
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -342,44 +308,8 @@ class Treasury:
         try:
             yield
         except OverLimit as refusal:
-            self.mail_refusal(what, refusal)
+            self.watch.mail_refusal(what, refusal)
             raise
         except UnknownUser:
             self._plans.clear()  # whom it knew was deleted
             raise
-
-    def mail_refusal(self, what: Operation, refusal: OverLimit) -> None:
-        """Mail that a limit has no room."""
-        scope = what.user_id if refusal.scope == "user" else SYSTEM_ID
-        threshold = f"refused {what.service}" if refusal.scope == "service" else "refused"
-        self._raise([self._alert(scope, WindowKind(refusal.window), threshold, refusal.message)])
-
-    def mail_due(self, user_id: int) -> None:
-        """Mail what is due for the system and the user."""
-        self._raise(self._due_alerts(user_id))
-
-    def _raise(self, alerts: list[Alert]) -> None:
-        if alerts and self.outbox.raise_all(alerts):
-            self.outbox.deliver(self.mailer, self._recipient)
-
-    def _due_alerts(self, user_id: int) -> list[Alert]:
-        now, limits = self.clock.now(), self.budget.limits(user_id)
-        spent = self.budget.standing(user_id, now)
-        return [
-            self._alert(scope, kind, str(percent), now=now)
-            for (scope, kind), limit in limits.items()
-            for percent in due(spent.get((scope, kind), NOTHING).real, limit, self.thresholds)
-        ]
-
-    def _alert(
-        self, scope: int, kind: WindowKind, threshold: str, detail: str = "", now: datetime | None = None
-    ) -> Alert:
-        now = now or self.clock.now()
-        name = SYSTEM_NAME if scope == SYSTEM_ID else self.users.names()[scope]
-        spent = self.budget.standing(scope, now).get((scope, kind), NOTHING).real
-        limit = self.budget.limits(scope).get((scope, kind), ZERO)
-        return Alert(name, scope, kind, window(kind, now).start, threshold, spent, limit, detail)
-
-    def _recipient(self, user_id: int) -> str:
-        own = next((one.email for one in self.users.list().users if one.id == user_id), "")
-        return own or self.operator_email

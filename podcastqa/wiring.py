@@ -140,6 +140,7 @@ def build(
 ) -> Parts:
     """Put the parts together; a `drill` mails as one and keeps its books in the settings' own home."""
     from podcastqa.alerts.outbox import Outbox
+    from podcastqa.alerts.watch import Watch
     from podcastqa.bills.archive import BillArchive
     from podcastqa.bills.desk import BillDesk
     from podcastqa.bills.imported import ImportedBill, WithFiles
@@ -185,12 +186,9 @@ def build(
         return tuple(ImportedBill(archive, source, clock) for source in archive.sources())
 
     desk = BillDesk(bill_source, meter_bill, imported, ledger, users)
+    watch = Watch(*(budget, users, outbox, mailer, clock, settings.cost_alert_email, settings.alert_thresholds))
     treasury = Treasury(
-        *(budget, ledger, meter, desk, mirror, prices, users, outbox, mailer, clock),
-        me=settings.user,
-        operator_email=settings.cost_alert_email,
-        thresholds=settings.alert_thresholds,
-        redact=redactor.text,
+        *(budget, ledger, meter, desk, mirror, prices, users, watch, clock), me=settings.user, redact=redactor.text
     )
     return Parts(
         *(settings, redactor, clock, database, users, prices, ledger, budget, meter, bill_source, mirror),

@@ -52,7 +52,7 @@ def _holds_correct(given: Given, settings: Settings) -> int:
             next_step=f"Settle it: podcastqa holds settle {given.hold} AMOUNT --reason WHY",
         )
     parts.budget.correct(given.hold, given.delta, _reason(given, parts))
-    parts.treasury.mail_due(one.hold.operation.user_id)
+    parts.treasury.watch.mail_due(one.hold.operation.user_id)
     out(f"What is booked for the hold {given.hold} is corrected by {given.delta.shown()}.")
     return 0
 
