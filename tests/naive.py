@@ -8,8 +8,7 @@ from datetime import timedelta
 from podcastqa.clock import Clock, WindowKind
 from podcastqa.errors import OverLimit
 from podcastqa.money import Usd
-from podcastqa.spend.budget import new_hold_id
-from podcastqa.spend.entries import Hold, Operation
+from podcastqa.spend.entries import Hold, Operation, new_hold_id
 from podcastqa.spend.ledger import NOTHING, Ledger
 
 

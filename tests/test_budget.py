@@ -34,8 +34,8 @@ from podcastqa.errors import (
     UnknownUser,
 )
 from podcastqa.money import ZERO, Usd
-from podcastqa.spend.budget import Budget, new_hold_id
-from podcastqa.spend.entries import EntryKind, Operation
+from podcastqa.spend.budget import Budget
+from podcastqa.spend.entries import EntryKind, Operation, new_hold_id
 from podcastqa.spend.ledger import NOTHING, Ledger
 from podcastqa.spend.status import budget_status
 from podcastqa.users import User, Users

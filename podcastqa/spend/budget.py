@@ -6,11 +6,8 @@ What cannot be checked (no limit, no ledger, an estimate that is no amount) is r
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 
 from podcastqa.clock import Clock, WindowKind, microseconds, window
 from podcastqa.database import Database
@@ -19,7 +16,15 @@ from podcastqa.money import ZERO, Usd
 from podcastqa.spend.admission import Kept, Picos, Settled, first_over
 from podcastqa.spend.books import Books
 from podcastqa.spend.decisions import Decisions, Limits, refuse_if_stopped
-from podcastqa.spend.entries import EntryKind, Hold, Operation, checked_amount, checked_estimate, checked_hold_id
+from podcastqa.spend.entries import (
+    EntryKind,
+    Hold,
+    Operation,
+    checked_amount,
+    checked_estimate,
+    checked_hold_id,
+    new_hold_id,
+)
 from podcastqa.spend.ledger import Ledger, Spent, Standing
 from podcastqa.spend.limits import PLACE
 from podcastqa.spend.standing import Expired, ScopeKey, without
@@ -129,9 +134,8 @@ class Budget(Decisions):
     def _job(
         self, do: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str | None
     ) -> Job[Hold]:
-        estimate, given = checked_estimate(estimate), checked_hold_id(hold_id)
-        made = given or new_hold_id()  # here: a batch that is tried again must find what it wrote
-        return Job(partial(_call, do, operation, estimate, made), made, operation.user_id, is_new=given is None)
+        given = checked_hold_id(hold_id) or ""
+        return Job(_Admission(do, operation, checked_estimate(estimate), given), given, operation.user_id)
 
     def _admit(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
         known = books.found(hold_id)
@@ -296,15 +300,23 @@ class Budget(Decisions):
         return "the whole system" if scope == SYSTEM_ID else self._name_of(scope)
 
 
-def new_hold_id() -> str:
-    """An id that nobody else makes; it begins with the time, so that new ids lie side by side in an index."""
-    return f"{time.time_ns():016x}{secrets.token_hex(8)}"
+class _Admission:
+    """What a caller wants admitted; its hold's id is made in its turn, so that new ids lie side by side in an index."""
 
+    __slots__ = ("do", "estimate", "hold_id", "is_made", "operation")
 
-def _call(
-    do: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str, books: Books
-) -> Hold:
-    return do(books, operation, estimate, hold_id)
+    def __init__(
+        self, do: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str
+    ) -> None:
+        self.do, self.operation, self.estimate, self.hold_id = do, operation, estimate, hold_id
+        self.is_made = False
+
+    def __call__(self, books: Books) -> Hold:
+        if self.is_made:  # and was tried before: it may be written
+            books.look_up([self.hold_id])
+        elif not self.hold_id:
+            self.hold_id, self.is_made = new_hold_id(), True
+        return self.do(books, self.operation, self.estimate, self.hold_id)
 
 
 def _same(known: Hold, operation: Operation, estimate: Usd) -> Hold:

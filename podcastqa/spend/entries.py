@@ -9,9 +9,13 @@ any ──► correct                     a later row that mends an earlier one,
 
 from __future__ import annotations
 
+import os
+import secrets
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import count
 
 from podcastqa.errors import BadEstimate, Misuse
 from podcastqa.money import MOST_PICO, Usd
@@ -95,3 +99,18 @@ def checked_hold_id(hold_id: str | None) -> str | None:
     if hold_id and not (isinstance(hold_id, str) and len(hold_id) <= 200):
         raise Misuse("The id of a hold is a text of 1 to 200 characters.")
     return hold_id or None
+
+
+def new_hold_id() -> str:
+    """An id that nobody else makes: the time, then what is this process's own, then how many it has made."""
+    return f"{time.time_ns():016x}{_own}{next(_made):x}"
+
+
+def _begin_anew() -> None:
+    """A forked child is another process."""
+    global _own  # noqa: PLW0603 – there is one process
+    _own = secrets.token_hex(8)
+
+
+_own, _made = secrets.token_hex(8), count()
+os.register_at_fork(after_in_child=_begin_anew)

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from podcastqa.errors import ProviderError
 from podcastqa.money import Usd
-from podcastqa.spend.budget import Budget, new_hold_id
-from podcastqa.spend.entries import Operation
+from podcastqa.spend.budget import Budget
+from podcastqa.spend.entries import Operation, new_hold_id
 
 T = TypeVar("T")
 #: All attempts of one call end within so many seconds.

@@ -35,10 +35,8 @@ class Job(Generic[T]):
 
     do: Callable[[Books], T]
     hold_id: str = ""
-    """The hold that it is about."""
+    """The hold that it is about; empty where its id is yet to be made."""
     user_id: int = 0
-    is_new: bool = False
-    """Whether the hold's id was made just now, so that nobody can have used it."""
     again: bool = True
     """Whether doing it twice is doing it once: then a cut connection is tried again."""
 
@@ -171,7 +169,7 @@ class Writer:
         except LedgerUnavailable:
             if not batch or not self._database.is_cut or not all(ticket.job.again for ticket in batch):
                 raise
-            self._commit_all(batch, deque(), anew=True)
+            self._commit_all(batch, deque())
         except Exception as problem:  # whatever it is, it is one caller's, and the others go on
             if not batch:
                 raise
@@ -181,13 +179,13 @@ class Writer:
             for ticket in batch:
                 self._try([ticket], deque())
 
-    def _commit_all(self, batch: list[_Ticket], waiting: deque[_Ticket], *, anew: bool = False) -> None:
+    def _commit_all(self, batch: list[_Ticket], waiting: deque[_Ticket]) -> None:
         books = self._begin()
         try:
             while waiting:
                 batch.append(waiting.popleft())
             with self._line.reachable():
-                self._prepare(books, batch, anew=anew)
+                self._prepare(books, batch)
                 for ticket in batch:
                     ticket.do(books)
                 self._commit(books)
@@ -197,11 +195,11 @@ class Writer:
         finally:
             self._leader = 0
 
-    def _prepare(self, books: Books, batch: list[_Ticket], *, anew: bool) -> None:
-        """Read what the batch asks for, in as few questions as can be; `anew`: what it made may be there already."""
+    def _prepare(self, books: Books, batch: list[_Ticket]) -> None:
+        """Read what the batch asks for, in as few questions as can be."""
         today: date = self._clock.now().date()
         users = {ticket.job.user_id for ticket in batch if ticket.job.user_id}
-        if ids := [ticket.job.hold_id for ticket in batch if anew or not ticket.job.is_new]:
+        if ids := [ticket.job.hold_id for ticket in batch if ticket.job.hold_id]:
             books.look_up(ids)
             users.update(books.payers(ids))
         books.prepare(today, users)

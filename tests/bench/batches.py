@@ -18,8 +18,7 @@ from pathlib import Path
 
 from podcastqa.cost_tracker import CostTracker
 from podcastqa.money import Usd
-from podcastqa.spend.budget import new_hold_id
-from podcastqa.spend.entries import Operation
+from podcastqa.spend.entries import Operation, new_hold_id
 from podcastqa.wiring import Parts
 from tests.bench.guard import parts_in
 from tests.bench.rows import Row, timing, watched
@@ -120,7 +119,7 @@ _PROCESS = """
 import asyncio, json, sys, time
 from pathlib import Path
 from podcastqa.money import Usd
-from podcastqa.spend.entries import Operation
+from podcastqa.spend.entries import Operation, new_hold_id
 from tests.bench.guard import parts_in
 made, seconds = parts_in(Path(sys.argv[1])), float(sys.argv[2])
 what = [Operation(user + 1, "bench", "reserve", "bench") for user in range(300)]

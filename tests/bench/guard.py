@@ -14,8 +14,7 @@ from podcastqa.clock import SystemClock
 from podcastqa.database import open_database
 from podcastqa.money import Usd
 from podcastqa.settings import Settings
-from podcastqa.spend.budget import new_hold_id
-from podcastqa.spend.entries import Operation
+from podcastqa.spend.entries import Operation, new_hold_id
 from podcastqa.wiring import Parts, build
 from tests.bench.rows import Row, timing, watched
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import psycopg
 
 from podcastqa.clock import SystemClock
-from podcastqa.spend.budget import new_hold_id
-from podcastqa.spend.entries import Operation
+from podcastqa.spend.entries import Operation, new_hold_id
 from podcastqa.wiring import build
 from tests.bench.batches import tasks_rate
 from tests.bench.rows import Row, timing, watched
