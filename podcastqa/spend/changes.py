@@ -113,6 +113,9 @@ def _add(sums: dict[Any, list[int]], key: Any, booked: int, held: int) -> None:
 
 def _insert(driver: Driver, into: str, rows: Sequence[Sequence[Any]], then: str = "") -> None:
     """Many rows a statement: half the work of a statement a row."""
+    if len(rows) == 1:
+        driver.execute(_values(into, len(rows[0]), 1, then), rows[0])
+        return
     for chunk in _chunks(rows):
         driver.execute(_values(into, len(chunk[0]), len(chunk), then), [value for row in chunk for value in row])
 
@@ -145,15 +148,21 @@ def _values(into: str, width: int, rows: int, then: str) -> str:
 
 def _add_up(driver: Driver, table: str, key: tuple[str, ...], sums: dict[Any, list[int]]) -> None:
     """Add to counters; what gives back more than it holds has a counter already, what adds may be its first."""
+    if not sums:
+        return
+    into, then, change = _adding(table, key)
+    _insert(driver, into, [(*at, *added) for at, added in sums.items() if added[1] >= 0], then)
+    for at, added in sums.items():
+        if added[1] < 0:
+            driver.execute(change, (*added[:1] * 4, added[1], *at))
+
+
+@lru_cache
+def _adding(table: str, key: tuple[str, ...]) -> tuple[str, str, str]:
+    """The words of an addition: where to, what if the counter is there, and the change of one that is."""
     columns, same = ", ".join((*key, "booked_pico", "held_pico")), " AND ".join(f"{column} = ?" for column in key)
-    more = [(*at, *added) for at, added in sums.items() if added[1] >= 0]
     added_to = ", ".join(
         f"{column} = {_sum(f'{table}.{column}', f'excluded.{column}')}" for column in ("booked_pico", "held_pico")
     )
-    _insert(driver, f"{table} ({columns})", more, f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {added_to}")
-    for at, added in sums.items():
-        if added[1] < 0:
-            change = (
-                f"UPDATE {table} SET booked_pico = {_sum('booked_pico', '?')}, held_pico = held_pico + ? WHERE {same}"
-            )
-            driver.execute(change, (*added[:1] * 4, added[1], *at))
+    change = f"UPDATE {table} SET booked_pico = {_sum('booked_pico', '?')}, held_pico = held_pico + ? WHERE {same}"
+    return f"{table} ({columns})", f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {added_to}", change
