@@ -1,0 +1,186 @@
+"""Every refusal of the guard is one sentence with the next step; it is told here word for word."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from podcastqa.clock import WindowKind
+from podcastqa.errors import HoldExpired, HoldIdReused, HoldResolved, HoldUnknown, Misuse, PodcastQAError, UnknownUser
+from podcastqa.money import ZERO, Usd
+from podcastqa.spend import ledger as ledger_module
+from podcastqa.spend.admission import Kept
+from podcastqa.spend.budget import Budget
+from podcastqa.spend.entries import EntryKind
+from podcastqa.spend.ledger import Ledger, Spent
+from podcastqa.users import User
+from podcastqa.wiring import Parts
+from tests.conftest import SetClock, operation
+
+pytestmark = pytest.mark.step1
+
+DOLLAR, DIME = Usd("1.00"), Usd("0.10")
+ENDED = "The hold h has already ended: {}."
+
+
+@pytest.fixture
+def ada(parts: Parts) -> User:
+    return parts.users.add("ada")
+
+
+def reserved(parts: Parts, user: User) -> None:
+    parts.budget.reserve(operation(user.id), DOLLAR, "h")
+
+
+def started(parts: Parts, user: User) -> None:
+    reserved(parts, user)
+    parts.budget.start("h")
+
+
+def settled(parts: Parts, user: User) -> None:
+    started(parts, user)
+    parts.budget.settle("h", DIME)
+
+
+def voided(parts: Parts, user: User) -> None:
+    reserved(parts, user)
+    parts.budget.void("h")
+
+
+def expired(parts: Parts, user: User) -> None:
+    reserved(parts, user)
+    assert isinstance(parts.clock, SetClock)
+    parts.clock.forward(seconds=parts.settings.hold_seconds)
+
+
+@pytest.mark.parametrize(
+    ("life", "verb", "kind", "said"),
+    [
+        (settled, lambda b, _: b.correct("h", DIME, " "), Misuse, "A correction needs a reason."),
+        (settled, lambda b, _: b.start("h"), HoldResolved, ENDED.format("settle") + " Reserve a new one."),
+        (voided, lambda b, _: b.start("h"), HoldResolved, ENDED.format("void") + " Reserve a new one."),
+        (expired, lambda b, _: b.start("h"), HoldExpired,
+         "The hold h ran out of time at 12:15:00 UTC before its operation started. Reserve again."),
+        (settled, lambda b, _: b.settle("h", DOLLAR), HoldResolved,
+         "The hold h is already settled at $0.10, not $1.00. Mend it with a correction and a reason."),
+        (settled, lambda b, _: b.void("h"), HoldResolved, ENDED.format("settle")),
+        (started, lambda b, _: b.void("h"), Misuse,
+         "A started operation may have been charged. Say why it was not, or settle it."),
+        (voided, lambda b, u: b.book(operation(u.id), DOLLAR, "h"), HoldResolved,
+         ENDED.format("void") + " Book under a new id."),
+        (reserved, lambda b, u: b.reserve(operation(u.id), DIME, "h"), HoldIdReused,
+         "The id h already names a hold for another operation."),
+        (reserved, lambda b, _: b.settle("none", DIME), HoldUnknown, "There is no hold none. Reserve it first."),
+        (reserved, lambda b, u: b.reserve(operation(99), DIME), UnknownUser, "There is no user with the number 99."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_sentence_and_leaves_the_books_alone(
+    parts: Parts,
+    ada: User,
+    life: Callable[[Parts, User], None],
+    verb: Callable[[Budget, User], object],
+    kind: type[PodcastQAError],
+    said: str,
+) -> None:
+    life(parts, ada)
+    before = list(parts.ledger.entries())
+    with pytest.raises(kind) as refused:
+        verb(parts.budget, ada)
+    assert (type(refused.value), str(refused.value)) == (kind, said)
+    expiry = [EntryKind.EXPIRE] if kind is HoldExpired else []  # that it ran out is written down
+    assert [entry.kind for entry in list(parts.ledger.entries())[len(before) :]] == expiry
+
+
+def test_reserve_and_start_at_once_are_two_entries_of_one_instant_and_asking_twice_is_once(
+    parts: Parts, ada: User
+) -> None:
+    first = parts.budget.begin(operation(ada.id), DOLLAR, "h")
+    assert parts.budget.begin(operation(ada.id), DOLLAR, "h") == first
+    assert first == parts.budget.reserve(operation(ada.id), DOLLAR, "h")
+    told = [(entry.kind, entry.amount, entry.at) for entry in parts.ledger.entries()]
+    assert told == [(EntryKind.RESERVE, DOLLAR, first.reserved_at), (EntryKind.START, ZERO, first.reserved_at)]
+    with pytest.raises(Misuse, match="may have been charged"):  # for it has started
+        parts.budget.void("h")
+    made = parts.budget.begin(operation(ada.id), DIME)
+    assert made.hold_id not in ("", "h")
+    assert parts.budget.standing(ada.id)[ada.id, WindowKind.DAY] == Spent(ZERO, Usd("1.10"))
+
+
+def test_a_hold_that_was_only_reserved_is_started_by_beginning_it(parts: Parts, ada: User) -> None:
+    reserved(parts, ada)
+    parts.budget.begin(operation(ada.id), DOLLAR, "h")
+    assert [entry.kind for entry in parts.ledger.entries()] == [EntryKind.RESERVE, EntryKind.START]
+
+
+@pytest.mark.parametrize(("life", "kind"), [(settled, HoldResolved), (voided, HoldResolved), (expired, HoldExpired)])
+def test_what_has_ended_is_not_begun_again(
+    parts: Parts, ada: User, life: Callable[[Parts, User], None], kind: type[PodcastQAError]
+) -> None:
+    life(parts, ada)
+    with pytest.raises(kind):
+        parts.budget.begin(operation(ada.id), DOLLAR, "h")
+
+
+def test_reasons_stand_in_the_entries_and_where_none_was_given_none_stands(parts: Parts, ada: User) -> None:
+    for hold_id, reason in (("a", ""), ("b", "as the bill says")):
+        parts.budget.begin(operation(ada.id), DOLLAR, hold_id)
+        parts.budget.settle(hold_id, DIME, reason)
+    reserved(parts, ada)
+    parts.budget.void("h")
+    told = [(entry.kind, entry.reason) for entry in parts.ledger.entries() if entry.kind not in ("reserve", "start")]
+    assert told == [("settle", ""), ("settle", "as the bill says"), ("void", "")]
+
+
+def test_a_settle_that_comes_late_says_so_and_keeps_its_reason(parts: Parts, ada: User) -> None:
+    voided(parts, ada)
+    assert parts.budget.settle("h", Usd("1.25"), "it ran all the same") == Usd("0.25")
+    assert [entry.reason for entry in parts.ledger.entries()][-1] == (
+        "settled after the hold had ended: it ran all the same"
+    )
+    with pytest.raises(HoldResolved, match=r"already settled at \$1.25, not \$1.00"):
+        parts.budget.settle("h", DOLLAR)
+
+
+def test_voiding_twice_is_voiding_once_and_a_reason_voids_what_has_started(parts: Parts, ada: User) -> None:
+    started(parts, ada)
+    for _ in range(2):
+        parts.budget.void("h", "nothing was sent")
+    assert [entry.kind for entry in parts.ledger.entries()][2:] == [EntryKind.VOID]
+
+
+def test_entries_come_page_by_page_each_once(parts: Parts, ada: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "_PAGE", ledger_module._PAGE.replace("10000", "3"))
+    for number in range(4):
+        parts.budget.book(operation(ada.id), Usd.from_pico(number + 1))
+    assert [entry.id for entry in parts.ledger.entries()] == list(range(1, 9))
+    assert [entry.id for entry in parts.ledger.entries(after_id=6)] == [7, 8]
+
+
+def test_what_is_kept_for_a_service_is_named_and_left_to_it_alone(parts: Parts, clock: SetClock, ada: User) -> None:
+    """Of a dollar a hundredth is kept: others may have 0.99, the service itself a hundredth, then no more."""
+    limits = dict.fromkeys(WindowKind, DOLLAR)
+    ledger = Ledger(parts.database, clock)
+    budget = Budget(
+        *(parts.database, ledger, clock),
+        system_limits=limits,
+        user_limits=limits,
+        hold_for=timedelta(minutes=15),
+        kept=Kept("mail", Usd("5.00")),
+    )
+    budget.book(operation(ada.id), Usd("0.98"))
+    with pytest.raises(PodcastQAError) as refused:
+        budget.book(operation(ada.id), Usd("0.02"))
+    assert str(refused.value) == (
+        "service o ($0.02) would exceed the daily limit of the whole system: $0.98 of $1.00 is spent or held "
+        "(day 2024-02-28); $0.01 of it is kept for alerts. Wait for the next window, or raise it: podcastqa budget set"
+    )
+    budget.book(operation(ada.id), Usd("0.01"))
+    budget.book(operation(ada.id), ZERO)  # what costs nothing need not leave anything
+    mail = operation(ada.id).__class__(ada.id, "mail", "send", "s")
+    budget.book(mail, Usd("0.01"))
+    with pytest.raises(PodcastQAError):
+        budget.book(mail, Usd.from_pico(1))
+    assert budget.service_standing("mail")[WindowKind.DAY] == Spent(Usd("0.01"), ZERO)
+    assert budget.service_standing("mail", clock.instant + timedelta(days=1))[WindowKind.DAY] == Spent(ZERO, ZERO)
