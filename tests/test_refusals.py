@@ -73,7 +73,7 @@ def expired(parts: Parts, user: User) -> None:
         (reserved, lambda b, u: b.reserve(operation(u.id), DIME, "h"), HoldIdReused,
          "The id h already names a hold for another operation."),
         (reserved, lambda b, _: b.settle("none", DIME), HoldUnknown, "There is no hold none. Reserve it first."),
-        (reserved, lambda b, u: b.reserve(operation(99), DIME), UnknownUser, "There is no user with the number 99."),
+        (reserved, lambda b, _: b.reserve(operation(99), DIME), UnknownUser, "There is no user with the number 99."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_sentence_and_leaves_the_books_alone(
