@@ -7,14 +7,24 @@ from datetime import timedelta
 
 import pytest
 
-from podcastqa.clock import WindowKind
-from podcastqa.errors import HoldExpired, HoldIdReused, HoldResolved, HoldUnknown, Misuse, PodcastQAError, UnknownUser
+from podcastqa.clock import WindowKind, day_number
+from podcastqa.errors import (
+    HoldExpired,
+    HoldIdReused,
+    HoldResolved,
+    HoldUnknown,
+    Misuse,
+    OverLimit,
+    PodcastQAError,
+    UnknownUser,
+)
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend import ledger as ledger_module
 from podcastqa.spend.admission import Kept
 from podcastqa.spend.budget import Budget
-from podcastqa.spend.entries import EntryKind
+from podcastqa.spend.entries import EntryKind, Operation
 from podcastqa.spend.ledger import Ledger, Spent
+from podcastqa.spend.writer import Job
 from podcastqa.users import User
 from podcastqa.wiring import Parts
 from tests.conftest import SetClock, operation
@@ -147,7 +157,65 @@ def test_voiding_twice_is_voiding_once_and_a_reason_voids_what_has_started(parts
     started(parts, ada)
     for _ in range(2):
         parts.budget.void("h", "nothing was sent")
-    assert [entry.kind for entry in parts.ledger.entries()][2:] == [EntryKind.VOID]
+    told = [(entry.kind, entry.reason) for entry in parts.ledger.entries()]
+    assert told[2:] == [(EntryKind.VOID, "nothing was sent")]
+
+
+def test_without_anything_kept_the_refusal_is_this_and_names_whose_limit_it_was(parts: Parts, ada: User) -> None:
+    for words, limited, scope, whose in (
+        ({"user_id": 0}, {}, "system", "the whole system"),
+        ({"user_id": ada.id}, {}, "user", "ada"),
+        ({"user_id": 0}, {"service": "service"}, "service", "the service service"),
+    ):
+        parts.budget.set_limit(kind=WindowKind.DAY, amount=DIME, by="ada", reason="a test", **words, **limited)
+        with pytest.raises(OverLimit) as refused:
+            parts.budget.reserve(operation(ada.id), Usd("0.20"))
+        assert (refused.value.scope, refused.value.window) == (scope, "day")
+        assert str(refused.value) == (
+            f"service o ($0.20) would exceed the daily limit of {whose}: $0.00 of $0.10 is spent or held "
+            "(day 2024-02-28). Wait for the next window, or raise it: podcastqa budget set"
+        )
+        parts.budget.remove_limit(kind=WindowKind.DAY, by="ada", reason="a test", **words, **limited)
+
+
+def test_a_settle_says_where_system_and_user_stand_on_the_day_that_it_comes(
+    parts: Parts, clock: SetClock, ada: User
+) -> None:
+    parts.budget.book(operation(ada.id), Usd("0.30"))
+    bob = parts.users.add("bob")
+    parts.budget.book(operation(bob.id), Usd("0.40"))
+    started(parts, ada)
+    clock.forward(days=1)  # a Thursday of the same week and month
+    told = parts.budget.writer.run(parts.budget.settling("h", Usd("1.50")))
+    assert told.overrun == Usd("0.50")  # 1.50 less the 1.00 that was held
+    assert {scope: [Usd.from_pico(pico) for pico in real] for scope, real in told.real.items()} == {
+        0: [ZERO, Usd("2.20"), Usd("2.20")],  # 0.30 + 0.40 + 1.50, all of it yesterday's
+        ada.id: [ZERO, Usd("1.80"), Usd("1.80")],
+    }
+
+
+def test_a_day_that_a_bill_covers_and_does_not_name_cost_nothing(parts: Parts, clock: SetClock) -> None:
+    today = day_number(clock.instant.date())
+    for told in ([(today, 0, DOLLAR, DIME)], [(today + 1, 0, DIME, DIME)]):
+        parts.ledger.put_bill("cloud", told, clock.instant, covers=[today, today + 1])
+    rows = parts.database.driver().execute("SELECT day, user_id, gross_pico, net_pico FROM bill_days ORDER BY day")
+    assert rows.fetchall() == [(today, 0, 0, 0), (today + 1, 0, DIME.pico, DIME.pico)]
+    assert parts.ledger.bill_read_at("cloud") == clock.instant
+
+
+def test_a_correction_is_not_done_again_after_a_lost_connection_and_all_else_may_be(parts: Parts, ada: User) -> None:
+    settled(parts, ada)
+    seen: list[bool] = []
+    run = parts.budget.writer.run
+
+    def look(job: Job[object]) -> object:
+        seen.append(job.again)
+        return run(job)
+
+    parts.budget.writer.run = look  # type: ignore[method-assign, assignment]
+    parts.budget.correct("h", DIME, "why")
+    parts.budget.settle("h", DIME)
+    assert seen == [False, True]
 
 
 def test_entries_come_page_by_page_each_once(parts: Parts, ada: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +246,12 @@ def test_what_is_kept_for_a_service_is_named_and_left_to_it_alone(parts: Parts, 
     )
     budget.book(operation(ada.id), Usd("0.01"))
     budget.book(operation(ada.id), ZERO)  # what costs nothing need not leave anything
-    mail = operation(ada.id).__class__(ada.id, "mail", "send", "s")
-    budget.book(mail, Usd("0.01"))
+    mail = Operation(ada.id, "mail", "send", "s")
+    ledger.put_bill("s", [(day_number(clock.instant.date()), 0, DOLLAR, DOLLAR)], clock.instant)  # the limit is passed
+    with pytest.raises(OverLimit):
+        budget.book(operation(ada.id), ZERO + Usd.from_pico(1))
+    budget.book(mail, Usd("0.004"))
+    budget.book(mail, Usd("0.006"))
     with pytest.raises(PodcastQAError):
         budget.book(mail, Usd.from_pico(1))
     assert budget.service_standing("mail")[WindowKind.DAY] == Spent(Usd("0.01"), ZERO)
