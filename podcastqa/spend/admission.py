@@ -40,6 +40,14 @@ class Settled:
     limits: Picos
 
 
+def fits(pico: int, spent: Sequence[int], limits: Sequence[int | None]) -> bool:
+    """Whether there is a limit in each window, and room in each: the usual case, told in one go."""
+    if None in limits:
+        return False
+    (in_day, in_week, in_month), (a_day, a_week, a_month) = spent, limits
+    return in_day + pico <= a_day and in_week + pico <= a_week and in_month + pico <= a_month  # type: ignore[operator]
+
+
 def first_over(
     estimate_pico: int, spent: Mapping[ScopeKey, Sequence[int]], limits: Picos
 ) -> tuple[ScopeKey, WindowKind] | None:
@@ -49,6 +57,8 @@ def first_over(
     LimitMissing where there is none. A service (by name) has only those that somebody set.
     """
     for scope, picos in limits.items():
+        if fits(estimate_pico, spent.get(scope, _NOTHING), picos):
+            continue
         for kind, have, limit in zip(KINDS, spent.get(scope, _NOTHING), picos, strict=True):
             if limit is None:
                 if isinstance(scope, str):

@@ -6,7 +6,7 @@ What was read is remembered from batch to batch as long as nobody else has writt
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 from podcastqa.clock import day_number, from_microseconds, microseconds
@@ -27,12 +27,18 @@ _MOST_REMEMBERED = 4096
 
 
 class Books:
-    """One write transaction of the ledger after another, by one writer."""
+    """One write transaction of the ledger after another, by one writer, each at one instant."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, now: datetime) -> None:
         self.driver, self.changes = driver, Changes()
         self._known: dict[str, Hold] = {}  # a reserve that is written never changes: others need not be looked at
+        self.at(now)
         self.forget()
+
+    def at(self, now: datetime) -> None:
+        """The instant at which all of the transaction happens."""
+        self.now, self.now_us, self.today = now, microseconds(now), now.date()
+        self.day = day_number(self.today)
 
     def forget(self) -> None:
         """Somebody else has written: read anew."""
@@ -42,7 +48,7 @@ class Books:
         self._ended: dict[str, tuple[EntryKind, Usd]] = {}
         self._standings: dict[ScopeKey, Standing] = {}
         self._users: set[int] = set()
-        self._day, self._edges = date.min, edges(date.min)
+        self._day, self._edges = self.day, edges(self.today)
         self._limits: InForce | None = None
         self._limit_rows: list[Any] | None = None
         self._stop: tuple[int, int, str, str] | None = None
@@ -142,22 +148,21 @@ class Books:
         )
         return Usd.from_pico(rows[0][0]) if rows else None
 
-    def expired(self, now_us: int) -> list[Expired]:
+    def expired(self) -> list[Expired]:
         """Open holds that ran out of time before they started: they have stopped counting."""
         if self._next_expiry_us is None:
             [(first,)] = self._ask("SELECT min(expires_us) FROM open_holds WHERE started = 0")
             self._next_expiry_us = _NEVER if first is None else int(first)
-        if now_us < self._next_expiry_us:
+        if self.now_us < self._next_expiry_us:
             return []
         self._next_expiry_us = None  # what is found now is closed if anything is admitted
-        return [tuple(row) for row in self._ask(_EXPIRED, (now_us,))]
+        return [tuple(row) for row in self._ask(_EXPIRED, (self.now_us,))]
 
     # ── what a scope has ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def prepare(self, today: date, user_ids: Iterable[int]) -> None:
+    def prepare(self, user_ids: Iterable[int]) -> None:
         """Read what is not remembered of these users and of the whole system, all at once."""
-        if today != self._day:
-            self._standings, self._day, self._edges = {}, today, edges(today)
+        self._this_day()
         span, users = self._edges, {*user_ids}
         if strangers := users - self._users:
             sql = f"SELECT id FROM users WHERE name IS NOT NULL AND id IN ({_marks(strangers)})"
@@ -168,25 +173,33 @@ class Books:
             for scope, day, source, booked, held, billed in rows:
                 self._standings[scope].add(day, source, booked, held, billed)
 
-    def knows(self, user_id: int, today: date) -> bool:
-        """Whether all about this user is remembered for that day."""
-        return today == self._day and user_id in self._standings and user_id in self._users
+    def _this_day(self) -> None:
+        if self._day != self.day:
+            self._standings, self._day, self._edges = {}, self.day, edges(self.today)
+
+    def knows(self, user_id: int) -> bool:
+        """Whether all about this user is remembered."""
+        return self._day == self.day and user_id in self._standings and user_id in self._users
 
     def is_user(self, user_id: int) -> bool:
         """Whether there is somebody of that number (after `prepare`)."""
         return user_id in self._users
 
-    def standing(self, scope: ScopeKey, today: date) -> Standing:
-        """What a scope has in the windows of that day."""
-        if today != self._day or scope not in self._standings:
-            self.prepare(today, () if isinstance(scope, str) else (scope,))
-            if isinstance(scope, str) and scope not in self._standings:
+    def standing(self, scope: ScopeKey) -> Standing:
+        """What a scope has in the windows of today."""
+        self._this_day()
+        found = self._standings.get(scope)
+        if found is None:
+            if isinstance(scope, str):
                 self._standings[scope] = self._of_service(scope)
-        return self._standings[scope]
+            else:
+                self.prepare((scope,))
+            found = self._standings[scope]
+        return found
 
-    def spent_on(self, service: str, today: date) -> int:
-        """Pico-dollars booked or held for a service since the week or the month of that day began."""
-        rows = self.standing(service, today).rows.values()
+    def spent_on(self, service: str) -> int:
+        """Pico-dollars booked or held for a service since the week or the month of today began."""
+        rows = self.standing(service).rows.values()
         return sum(booked + held for booked, held, _ in rows)
 
     def _of_service(self, service: str) -> Standing:
@@ -197,12 +210,12 @@ class Books:
 
     # ── what people decided ───────────────────────────────────────────────────────────────────────────────────────
 
-    def limits(self, now_us: int) -> InForce:
+    def limits(self) -> InForce:
         """The limits that somebody set and that are in force."""
-        if self._limits is None or not self._limits.holds(now_us):
+        if self._limits is None or not self._limits.holds(self.now_us):
             if self._limit_rows is None:
                 self._limit_rows = self._ask(_LIMIT_ROWS)
-            self._limits, self.memory = in_force(self._limit_rows, now_us), {}
+            self._limits, self.memory = in_force(self._limit_rows, self.now_us), {}
         return self._limits
 
     def stop(self) -> tuple[int, int, str, str] | None:
@@ -216,8 +229,8 @@ class Books:
 
     def open(self, hold: Hold) -> None:
         """Write the reserve and count its estimate as held."""
-        at_us, expires_us = microseconds(hold.reserved_at), microseconds(hold.expires_at)
-        day, pico = day_number(hold.reserved_at.date()), hold.estimate.pico
+        at_us, day = self._time(hold.reserved_at)
+        expires_us, pico = microseconds(hold.expires_at), hold.estimate.pico
         self.changes.note(EntryKind.RESERVE, hold, day, pico, at_us, expires_us, "")
         self.changes.open(hold, day, expires_us)
         self._known[hold.hold_id], self._open[hold.hold_id] = hold, False
@@ -227,14 +240,14 @@ class Books:
 
     def start(self, hold: Hold, at: datetime) -> None:
         """Write that the operation is about to run: from now on it counts until it is resolved."""
-        self.changes.note(EntryKind.START, hold, day_number(hold.reserved_at.date()), 0, microseconds(at), 0, "")
+        self.changes.note(EntryKind.START, hold, self._time(hold.reserved_at)[1], 0, self._time(at)[0], 0, "")
         self.changes.start(hold.hold_id)
         self._open[hold.hold_id] = True
 
     def close(self, kind: EntryKind, hold: Hold, amount: Usd, at: datetime, reason: str = "") -> None:
         """Resolve the hold: what was held is given back, what it cost (settle) is booked."""
-        day = day_number(hold.reserved_at.date())
-        self.changes.note(kind, hold, day, amount.pico, microseconds(at), 0, reason)
+        day = self._time(hold.reserved_at)[1]
+        self.changes.note(kind, hold, day, amount.pico, self._time(at)[0], 0, reason)
         self.changes.close(hold.hold_id)
         self._open.pop(hold.hold_id, None)
         self._ended[hold.hold_id] = kind, amount
@@ -246,9 +259,15 @@ class Books:
 
     def correct(self, hold: Hold, delta: Usd, at: datetime, reason: str) -> None:
         """Book a difference in the hold's own windows."""
-        day = day_number(hold.reserved_at.date())
-        self.changes.note(EntryKind.CORRECT, hold, day, delta.pico, microseconds(at), 0, reason)
+        day = self._time(hold.reserved_at)[1]
+        self.changes.note(EntryKind.CORRECT, hold, day, delta.pico, self._time(at)[0], 0, reason)
         self._count(hold, day, delta.pico, 0)
+
+    def _time(self, instant: datetime) -> tuple[int, int]:
+        """Its microseconds and its day's number."""
+        if instant is self.now:  # nearly always
+            return self.now_us, self.day
+        return microseconds(instant), day_number(instant.date())
 
     def _count(self, hold: Hold, day: int, booked: int, held: int) -> None:
         what = hold.operation

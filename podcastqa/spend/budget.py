@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from podcastqa.clock import Clock, WindowKind, microseconds, window
+from podcastqa.clock import Clock, WindowKind, window
 from podcastqa.database import Database
 from podcastqa.errors import HoldExpired, HoldIdReused, HoldResolved, Misuse, OverLimit, UnknownUser
 from podcastqa.money import ZERO, Usd
@@ -98,7 +98,7 @@ class Budget(Decisions):
         delta = checked_amount(delta)
         self.writer.run(
             Job(
-                lambda books: books.correct(books.get(hold_id), delta, self._clock.now(), reason),
+                lambda books: books.correct(books.get(hold_id), delta, books.now, reason),
                 hold_id,
                 again=False,  # twice would be two corrections
             )
@@ -141,22 +141,20 @@ class Budget(Decisions):
         known = books.found(hold_id)
         if known is not None:
             return _same(known, operation, estimate)
-        now = self._clock.now()
-        now_us, today = microseconds(now), now.date()
         refuse_if_stopped(books.stop())
-        if not books.knows(operation.user_id, today):
-            books.prepare(today, (operation.user_id,))
+        if not books.knows(operation.user_id):
+            books.prepare((operation.user_id,))
             if not books.is_user(operation.user_id):
                 raise UnknownUser(f"There is no user with the number {operation.user_id}.")
-        expired = books.expired(now_us)
-        limits = self._limits_on(books, operation, now_us)
-        spent = {scope: without(expired, scope, books.standing(scope, today)) for scope in limits}
+        expired = books.expired()
+        limits = self._limits_on(books, operation)
+        spent = {scope: without(expired, scope, books.standing(scope)) for scope in limits}
         left = self._left_to(books, operation, estimate, limits)
         over = first_over(estimate.pico, spent, left)
-        if over is not None and not self._is_kept_for(books, operation, estimate, limits, now):
-            raise self._over_limit(over, operation, estimate, spent[over[0]], limits[over[0]], now)
-        self._expire(books, expired, now)
-        hold = Hold(hold_id, operation, estimate, now, now + self._hold_for)
+        if over is not None and not self._is_kept_for(books, operation, estimate, limits):
+            raise self._over_limit(over, operation, estimate, spent[over[0]], limits[over[0]], books.now)
+        self._expire(books, expired)
+        hold = Hold(hold_id, operation, estimate, books.now, books.now + self._hold_for)
         books.open(hold)
         return hold
 
@@ -179,7 +177,7 @@ class Budget(Decisions):
         return hold
 
     def _start(self, books: Books, hold_id: str) -> None:
-        hold, end, now = books.get(hold_id), books.end(hold_id), self._clock.now()
+        hold, end, now = books.get(hold_id), books.end(hold_id), books.now
         started = books.is_started(hold_id)
         if end is None and not started and now >= hold.expires_at:
             books.close(EntryKind.EXPIRE, hold, ZERO, now)
@@ -196,25 +194,24 @@ class Budget(Decisions):
             books.start(hold, now)
 
     def _settle(self, books: Books, hold_id: str, actual: Usd, reason: str) -> Settled:
-        hold, end, now = books.get(hold_id), books.end(hold_id), self._clock.now()
+        hold, end = books.get(hold_id), books.end(hold_id)
         if end is None:
-            books.close(EntryKind.SETTLE, hold, actual, now, reason)
+            books.close(EntryKind.SETTLE, hold, actual, books.now, reason)
         else:
             settled = end[1] if end[0] is EntryKind.SETTLE else books.settled_late(hold_id)
             if settled is None:
-                books.settle_late(hold, actual, now, reason)
+                books.settle_late(hold, actual, books.now, reason)
             elif settled != actual:
                 raise HoldResolved(
                     f"The hold {hold_id} is already settled at {settled.shown()}, not {actual.shown()}.",
                     next_step="Mend it with a correction and a reason.",
                 )
-        user_id, today = hold.operation.user_id, now.date()
-        if not books.knows(user_id, today):
-            books.prepare(today, (user_id,))
-        real = {scope: tuple(books.standing(scope, today).real) for scope in (SYSTEM_ID, user_id)}
-        return Settled(
-            max(actual - hold.estimate, ZERO), real, self._limits_on(books, hold.operation, microseconds(now))
-        )
+        user_id = hold.operation.user_id
+        if not books.knows(user_id):
+            books.prepare((user_id,))
+        real = {scope: tuple(books.standing(scope).real) for scope in (SYSTEM_ID, user_id)}
+        overrun = actual - hold.estimate if actual.pico > hold.estimate.pico else ZERO
+        return Settled(overrun, real, self._limits_on(books, hold.operation))
 
     def _void(self, books: Books, hold_id: str, reason: str) -> None:
         hold, end = books.get(hold_id), books.end(hold_id)
@@ -226,20 +223,20 @@ class Budget(Decisions):
                 next_step="Say why it was not, or settle it.",
             )
         if end is None:
-            books.close(EntryKind.VOID, hold, ZERO, self._clock.now(), reason)
+            books.close(EntryKind.VOID, hold, ZERO, books.now, reason)
 
     @staticmethod
-    def _expire(books: Books, expired: Sequence[Expired], now: datetime) -> None:
+    def _expire(books: Books, expired: Sequence[Expired]) -> None:
         if expired:
             books.look_up([row[0] for row in expired])
         for hold_id, *_ in expired:
-            books.close(EntryKind.EXPIRE, books.get(hold_id), ZERO, now)
+            books.close(EntryKind.EXPIRE, books.get(hold_id), ZERO, books.now)
 
     # ── what a limit leaves ───────────────────────────────────────────────────────────────────────────────────────
 
-    def _limits_on(self, books: Books, operation: Operation, now_us: int) -> Picos:
+    def _limits_on(self, books: Books, operation: Operation) -> Picos:
         """The limits that an operation has to keep: the system's, the user's, and the service's if it has any."""
-        set_by_people = books.limits(now_us)
+        set_by_people = books.limits()
         key = operation.user_id, operation.service
         found: dict[ScopeKey, Sequence[int | None]] | None = books.memory.get(key)
         if found is None:
@@ -263,13 +260,13 @@ class Budget(Decisions):
             }
         return found
 
-    def _is_kept_for(self, books: Books, operation: Operation, estimate: Usd, limits: Picos, now: datetime) -> bool:
-        """Whether the operation's service has enough left of what is kept for it, in every window of `now`."""
+    def _is_kept_for(self, books: Books, operation: Operation, estimate: Usd, limits: Picos) -> bool:
+        """Whether the operation's service has enough left of what is kept for it, in every window."""
         if self._kept is None or operation.service != self._kept.service:
             return False
         whole = [picos for scope, picos in limits.items() if not isinstance(scope, str)]
         least = min(self._kept.of(pico or 0) for picos in whole for pico in picos)
-        return books.spent_on(operation.service, now.date()) + estimate.pico <= least
+        return books.spent_on(operation.service) + estimate.pico <= least
 
     def _over_limit(
         self,

@@ -71,7 +71,7 @@ class Decisions:
     def limits(self, user_id: int, now: datetime | None = None) -> EffectiveLimits:
         """The limits in force for the system and the user: what somebody set, else the settings'."""
         with self._database.snapshot() as driver:
-            found = self._limits_of(Books(driver).limits(microseconds(now or self._clock.now())), user_id)
+            found = self._limits_of(Books(driver, now or self._clock.now()).limits(), user_id)
         return {
             (scope, kind): Usd.from_pico(pico)
             for scope, picos in found.items()
@@ -82,7 +82,7 @@ class Decisions:
     def service_limits(self, now: datetime | None = None) -> dict[tuple[str, WindowKind], Usd]:
         """The limits in force for services."""
         with self._database.snapshot() as driver:
-            set_by_people = Books(driver).limits(microseconds(now or self._clock.now()))
+            set_by_people = Books(driver, now or self._clock.now()).limits()
         return {
             (service, kind): Usd.from_pico(pico)
             for service in set_by_people.services()
@@ -173,7 +173,7 @@ class Decisions:
     def stopped(self) -> Stop | None:
         """The stop in force, or None."""
         with self._database.snapshot() as driver:
-            word = Books(driver).stop()
+            word = Books(driver, self._clock.now()).stop()
         return Stop(True, *word[1:]) if word and word[0] else None
 
     def _say_stop(self, stopped: bool, by: str, reason: str) -> int:

@@ -48,13 +48,13 @@ class Ledger:
     def standing(self, user_id: int, now: datetime) -> Standing:
         """What the system and the user have in the windows of `now`, read from one consistent state."""
         with self._database.snapshot() as driver:
-            return standing(Books(driver), user_id, now)
+            return standing(Books(driver, now), user_id)
 
     def service_standing(self, service: str, now: datetime) -> dict[WindowKind, Spent]:
         """What all together have spent on a service in the windows of `now`, as the ledger says."""
         with self._database.snapshot() as driver:
-            books = Books(driver)
-            return _spent(books, service, books.expired(microseconds(now)), now)
+            books = Books(driver, now)
+            return _spent(books, service, books.expired())
 
     def entries(self, *, after_id: int = 0) -> Iterator[Entry]:
         """Every row after that id that is there now, in order."""
@@ -140,15 +140,15 @@ _SERVICES_FROM_ENTRIES = """INSERT INTO service_counters (service, day, booked_p
  JOIN entries e ON e.hold_id = h.hold_id AND e.kind = 'reserve') AS sums GROUP BY service, day"""
 
 
-def standing(books: Books, user_id: int, now: datetime) -> Standing:
-    """What the system and the user have in the day, the week and the month of `now`."""
-    books.prepare(now.date(), (user_id,) if user_id != SYSTEM_ID else ())
-    expired = books.expired(microseconds(now))
+def standing(books: Books, user_id: int) -> Standing:
+    """What the system and the user have in the day, the week and the month of the books' instant."""
+    books.prepare((user_id,) if user_id != SYSTEM_ID else ())
+    expired = books.expired()
     scopes = dict.fromkeys((SYSTEM_ID, user_id))
-    return {(scope, kind): spent for scope in scopes for kind, spent in _spent(books, scope, expired, now).items()}
+    return {(scope, kind): spent for scope in scopes for kind, spent in _spent(books, scope, expired).items()}
 
 
-def _spent(books: Books, scope: ScopeKey, expired: Sequence[Expired], now: datetime) -> dict[WindowKind, Spent]:
-    has = books.standing(scope, now.date())
+def _spent(books: Books, scope: ScopeKey, expired: Sequence[Expired]) -> dict[WindowKind, Spent]:
+    has = books.standing(scope)
     totals = zip(KINDS, has.real, without(expired, scope, has), strict=True)
     return {kind: Spent(Usd.from_pico(real), Usd.from_pico(total - real)) for kind, real, total in totals}

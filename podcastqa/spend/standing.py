@@ -53,11 +53,16 @@ class Standing:
         row[1] += held
         row[2] += billed
         more = (row[0] if row[0] > row[2] else row[2]) - before
-        span, real, total = self.edges, self.real, self.total
-        for i in (0, 1, 2):
-            if span[2 * i] <= day < span[2 * i + 1]:
-                real[i] += more
-                total[i] += more + held
+        span, real, total, both = self.edges, self.real, self.total, more + held
+        if span[0] <= day < span[1]:
+            real[0] += more
+            total[0] += both
+        if span[2] <= day < span[3]:
+            real[1] += more
+            total[1] += both
+        if span[4] <= day < span[5]:
+            real[2] += more
+            total[2] += both
 
 
 def without(expired: Sequence[Expired], scope: ScopeKey, standing: Standing) -> list[int]:

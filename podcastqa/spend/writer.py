@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, Generic, TypeVar
 
 from podcastqa.clock import Clock
@@ -197,21 +196,23 @@ class Writer:
 
     def _prepare(self, books: Books, batch: list[_Ticket]) -> None:
         """Read what the batch asks for, in as few questions as can be."""
-        today: date = self._clock.now().date()
         users = {ticket.job.user_id for ticket in batch if ticket.job.user_id}
         if ids := [ticket.job.hold_id for ticket in batch if ticket.job.hold_id]:
             books.look_up(ids)
             users.update(books.payers(ids))
-        books.prepare(today, users)
+        books.prepare(users)
 
     def _begin(self) -> Books:
         line = self._line
         still = line.begin()
         self._leader = threading.get_ident()
+        now = self._clock.now()  # in its turn: what is written later never happened before
         if self._books is None or self._books.driver is not line.driver:
-            self._books = Books(line.driver)
-        elif not still:
-            self._books.forget()
+            self._books = Books(line.driver, now)
+        else:
+            self._books.at(now)
+            if not still:
+                self._books.forget()
         return self._books
 
     def _commit(self, books: Books) -> None:
