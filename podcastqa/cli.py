@@ -7,13 +7,17 @@ import sys
 from collections.abc import Sequence
 
 from podcastqa import __version__
-from podcastqa.commands import bills, budget, ledger, money, people, workbook
+from podcastqa.commands import bills, budget, ledger, money, people, podcasts, workbook
 from podcastqa.commands.printing import say
 from podcastqa.errors import PodcastQAError
-from podcastqa.words import chosen, help_page
+from podcastqa.words import Command, chosen, help_page
 
 #: Where a command has several actions, the first of them is meant when none is said.
-COMMANDS = workbook.COMMANDS | money.COMMANDS | budget.COMMANDS | bills.COMMANDS | ledger.COMMANDS | people.COMMANDS
+COMMANDS: dict[str, Command] = {
+    name: command
+    for subject in (workbook, money, budget, bills, ledger, podcasts, people)
+    for name, command in subject.COMMANDS.items()
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from podcastqa.bookkeeper import Bookkeeper
     from podcastqa.cost_tracker import CostTracker
     from podcastqa.database import Database
+    from podcastqa.podcasts.catalog import Catalog
     from podcastqa.spend.admission import Kept
     from podcastqa.spend.audit import Auditor
     from podcastqa.spend.budget import Budget
@@ -63,6 +64,7 @@ class Parts:
     aws: Aws | None
     cost_explorer: CostExplorerBill | None
     payer: Payer
+    catalog: Catalog
 
     @property
     def bookkeeper(self) -> Bookkeeper:
@@ -146,6 +148,7 @@ def build(
     from podcastqa.bills.imported import ImportedBill, WithFiles
     from podcastqa.bills.local_meter import LocalMeterBill
     from podcastqa.database import open_database
+    from podcastqa.podcasts.catalog import Catalog
     from podcastqa.providers import Providers, picked_bill, picked_mailer
     from podcastqa.spend.budget import Budget
     from podcastqa.spend.ledger import Ledger
@@ -192,7 +195,7 @@ def build(
     )
     return Parts(
         *(settings, redactor, clock, database, users, prices, ledger, budget, meter, bill_source, mirror),
-        *(outbox, mailer, treasury, archive, asker.aws, explorer, asker.payer),
+        *(outbox, mailer, treasury, archive, asker.aws, explorer, asker.payer, Catalog(database, clock)),
     )
 
 

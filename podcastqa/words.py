@@ -60,6 +60,11 @@ Prove the books
   podcastqa holds void ID               ... or that nothing can have been charged (--reason WHY)
   podcastqa holds correct ID DELTA      mend by a difference what was booked (--reason WHY)
 
+Bring in your podcasts
+  podcastqa import NAME FILE ...        a user's Spotify export (zip or files) or OPML; twice changes nothing
+  podcastqa history --user NAME         what was heard, by day and show
+  podcastqa library --user NAME         the shows followed and the episodes saved
+
 People
   podcastqa users list                  who may ask and spend
   podcastqa users add NAME              (--email ADDRESS: where this user's alerts go)

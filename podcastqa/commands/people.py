@@ -27,7 +27,8 @@ def _users_delete(given: Given, settings: Settings) -> int:
     user = users.get(given.name)
     if not given.yes:
         raise Misuse(
-            f"Deleting {user.name} forgets the name, the address and the limits; what was spent stays, without a name.",
+            f"Deleting {user.name} forgets the name, the address, the limits and all podcasts brought in; what "
+            "was spent stays, without a name.",
             next_step=f"Really: podcastqa users delete {user.name} --yes",
         )
     users.delete(user.name)
@@ -45,7 +46,8 @@ COMMANDS = {
         (_NAME, takes("--email", default="", metavar="ADDRESS", help="where alerts about this user go")),
     ),
     "users delete": Command(
-        "Forget a user: name, address and limits. What was spent stays in the books, without a name.",
+        "Forget a user: name, address, limits, and every podcast and listen that was brought in. What was spent\n"
+        "stays in the books, without a name.",
         _users_delete,
         (_NAME, takes("--yes", action="store_true", help="really")),
     ),

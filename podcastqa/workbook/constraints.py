@@ -58,6 +58,21 @@ _LINE = (
     " VALUES ({imported}, '', 1, 's', 'a', 1, 1, '', '', '', 'Usage', '1', {amount}, 1)"
 )
 
+_LISTEN = (
+    "INSERT INTO listening (user_id, source, ended_us, precision_us, episode, played_ms, nth, digest)"
+    " VALUES ({user}, {source}, 1, {precision}, {episode}, 1, 1, {digest})"
+)
+_SAVED = "INSERT INTO library (user_id, source, show, added_us, digest) VALUES ({user}, {source}, {show}, 1, {digest})"
+
+
+def _listen(user: int = 1, source: str = "'s'", precision: int = 1, episode: str = "'e'", digest: str = "'n'") -> str:
+    return _LISTEN.format(user=user, source=source, precision=precision, episode=episode, digest=digest)
+
+
+def _saved(user: int = 1, source: str = "'s'", show: str = "'s'", digest: str = "'n'") -> str:
+    return _SAVED.format(user=user, source=source, show=show, digest=digest)
+
+
 _SETUP = (
     "INSERT INTO users (id, name, created_us) VALUES (1, 'one', 1)",
     _entry(),
@@ -72,6 +87,8 @@ _SETUP = (
     "INSERT INTO service_counters (service, day) VALUES ('s', 1)",
     "INSERT INTO bill_imports (id, path, imported_us) VALUES (1, 'p', 1)",
     _FILE.format(imported=1, digest=f"'{'a' * 64}'"),
+    _listen(digest="'d'"),
+    _saved(digest="'d'"),
 )
 #: What each constraint must refuse; the test of the schema asks that every named constraint stands here.
 ATTEMPTS: tuple[tuple[str, str], ...] = (
@@ -118,6 +135,15 @@ ATTEMPTS: tuple[tuple[str, str], ...] = (
     ("ck_bill_files_sha256", _FILE.format(imported=1, digest="'abc'")),
     ("bill_lines.import_id known", _LINE.format(imported=2, amount=1)),
     ("bill_lines.amount_pico not null", _LINE.format(imported=1, amount="NULL")),
+    ("uq_listening_once", _listen(digest="'d'")),
+    ("listening.user_id known", _listen(user=99)),
+    ("ck_listening_source", _listen(source="''")),
+    ("ck_listening_numbers", _listen(precision=0)),
+    ("ck_listening_episode", _listen(episode="''")),
+    ("uq_library_once", _saved(digest="'d'")),
+    ("library.user_id known", _saved(user=99)),
+    ("ck_library_source", _saved(source="''")),
+    ("ck_library_something", _saved(show="''")),
     ("uq_validations_run", _VALIDATION.format(verdict="'PASS'")),
     ("ck_validations_verdict", _VALIDATION.format(verdict="'MAYBE'")),
 )

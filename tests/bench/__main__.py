@@ -10,7 +10,7 @@ from pathlib import Path
 from podcastqa.display import Table
 from tests.bench.rows import Row
 
-ALL = ("guard", "batches", "postgres", "races", "model", "startup", "mirror", "notebook", "coverage")
+ALL = ("guard", "batches", "postgres", "races", "model", "startup", "mirror", "imports", "notebook", "coverage")
 ROOT = Path(__file__).resolve().parents[2]
 
 

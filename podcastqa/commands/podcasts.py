@@ -1,0 +1,83 @@
+"""Commands about a user's own podcasts: what the user's files say goes in once, and comes out for that user only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from podcastqa.commands.printing import JSON, parts_of, show
+from podcastqa.words import Command, Given, existing_file, takes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from podcastqa.money import Usd
+    from podcastqa.settings import Settings
+    from podcastqa.users import User
+    from podcastqa.wiring import Parts
+
+
+def _import(given: Given, settings: Settings) -> int:
+    from pathlib import Path
+
+    from tqdm import tqdm
+
+    from podcastqa.podcasts.bring_in import bring_in
+    from podcastqa.treasury import LOCAL
+
+    parts = parts_of(settings)
+    user = _user(parts, given.name)
+    paths = [Path(file) for file in given.files]
+    with (
+        parts.treasury.spending(user.name, LOCAL, "import", _estimate(paths)),
+        tqdm(desc="files", unit=" files", disable=None, leave=False) as bar,
+    ):
+
+        def each(name: str) -> None:
+            bar.set_description(name)
+            bar.update()
+
+        found = bring_in(parts.catalog, user, paths, each)
+    show(found, given)
+    return int(bool(found.refused))
+
+
+def _history(given: Given, settings: Settings) -> int:
+    parts = parts_of(settings)
+    return show(parts.catalog.history(_user(parts, given.user or settings.user)), given)
+
+
+def _library(given: Given, settings: Settings) -> int:
+    parts = parts_of(settings)
+    return show(parts.catalog.library(_user(parts, given.user or settings.user)), given)
+
+
+def _estimate(paths: Sequence[Path]) -> Usd:
+    """Reading takes about two seconds of CPU a megabyte at most, five where it is packed; some for the start."""
+    from podcastqa.money import Usd
+
+    return Usd("0.0001") + Usd("0.00006") * (sum(path.stat().st_size for path in paths) // 2**20 + 1)
+
+
+def _user(parts: Parts, name: str) -> User:
+    """Whose podcasts; the person whose machine this is need not be added first."""
+    return parts.users.ensure(name) if name == parts.settings.user else parts.users.get(name)
+
+
+_USER = takes("--user", default="", metavar="NAME", help="whose; without it yours (PODCASTQA_USER)")
+
+COMMANDS = {
+    "import": Command(
+        "Bring in a user's own files: a Spotify account's export as it was downloaded (my_spotify_data.zip) or its\n"
+        "files, of any year; subscriptions from any podcast app (OPML). Only podcasts are read: no music, no\n"
+        "address, device, name or payment. Importing twice changes nothing.",
+        _import,
+        (
+            takes("name", metavar="NAME", help="whose podcasts they are"),
+            takes("files", nargs="+", type=existing_file, metavar="FILE", help="a .zip, .json or .opml file"),
+            JSON,
+        ),
+    ),
+    "history": Command("What was heard, by UTC day and show, and who told it.", _history, (_USER, JSON)),
+    "library": Command("The shows followed and the episodes saved, and who told it.", _library, (_USER, JSON)),
+}

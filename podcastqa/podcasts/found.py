@@ -1,0 +1,43 @@
+"""What a file or a service says of one person's podcasts, before it is kept: shows and episodes saved, listens told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from podcastqa.podcasts.listens import Told
+
+#: A title or an address is no longer.
+_MOST_LETTERS = 1_000
+
+
+class Saved(NamedTuple):
+    """A show that somebody follows, or an episode that somebody saved; empty where the source does not say."""
+
+    source: str
+    show: str = ""
+    episode: str = ""
+    publisher: str = ""
+    uri: str = ""
+    feed_url: str = ""
+
+
+@dataclass(slots=True)
+class Found:
+    """What one file says."""
+
+    name: str
+    layout: str
+    rows: int = 0
+    """Rows in the file, of whatever kind."""
+    told: list[Told] = field(default_factory=list)
+    saved: list[Saved] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    """Where something could not be used, and why."""
+    unknown: int = 0
+    """Rows that may be music or a podcast: nothing says which."""
+
+
+def shortened(text: str) -> str:
+    """The text without what a database does not take, cut where no title is as long."""
+    return text.replace("\x00", "").strip()[:_MOST_LETTERS]

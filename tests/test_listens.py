@@ -1,0 +1,100 @@
+"""Each listen is counted once, however many sources tell it, and two that look alike stay two."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podcastqa.podcasts.listens import Told, listens
+
+_MINUTE, _SECOND = 60_000_000, 1_000_000
+_NOON = 1_700_000_000 // 60 * 60 * _SECOND
+
+
+def short(minute: int, played_ms: int, nth: int = 1, show: str = "Show", episode: str = "One") -> Told:
+    """A row of account data: the minute, and names."""
+    return Told("account", _NOON + minute * _MINUTE, _MINUTE, show, episode, "", played_ms, nth)
+
+
+def exact(second: int, played_ms: int, nth: int = 1, show: str = "Show", episode: str = "One", uri: str = "u") -> Told:
+    """A row of the extended history: the second, names and the address."""
+    return Told("extended", _NOON + second * _SECOND, _SECOND, show, episode, uri, played_ms, nth)
+
+
+def test_two_sources_that_tell_of_one_listen_count_it_once_and_the_finer_time_stands() -> None:
+    [one] = listens([short(1, 61_000), exact(75, 61_000)])
+    assert (one.ended_us, one.precision_us, one.uri) == (_NOON + 75 * _SECOND, _SECOND, "u")
+    assert one.sources == ("extended", "account")
+
+
+def test_two_listens_that_end_in_one_minute_stay_two() -> None:
+    assert len(listens([short(1, 20_000), short(1, 25_000)])) == 2
+    told = [exact(61, 20_000), exact(90, 20_000), short(1, 20_000), short(1, 20_000, nth=2)]
+    assert [one.sources for one in listens(told)] == [("extended", "account")] * 2
+
+
+def test_rows_that_say_the_same_are_one_listen_only_where_they_must_be() -> None:
+    assert len(listens([short(1, 61_000), short(1, 61_000, nth=2)])) == 1  # 61 s twice do not end in one minute
+    assert len(listens([short(1, 29_000), short(1, 29_000, nth=2)])) == 2
+    assert len(listens([short(1, 0, nth=n) for n in range(1, 17)])) == 16
+    assert len(listens([exact(1, 1_001), exact(1, 1_001, nth=2)])) == 1
+
+
+def test_another_time_another_length_or_another_episode_is_another_listen() -> None:
+    told = [short(1, 61_000), exact(120, 61_000), exact(75, 61_001), exact(75, 61_000, episode="Two", uri="v")]
+    assert len(listens(told)) == 4
+
+
+def test_names_are_the_same_whatever_their_case_and_spaces() -> None:
+    assert len(listens([short(1, 61_000, show=" SHOW ", episode="one"), exact(75, 61_000)])) == 1
+
+
+def test_a_row_without_a_show_or_with_an_address_only_takes_its_names_from_another() -> None:
+    told = [exact(5, 1), exact(600, 7, show=""), exact(700, 8, show="", episode=""), short(1, 9)]
+    assert {(one.show, one.episode, one.uri) for one in listens(told)} == {("Show", "One", "u")}
+
+
+def test_a_row_that_nothing_names_stays_as_it_is() -> None:
+    [one] = listens([exact(5, 1, show="", episode="")])
+    assert (one.show, one.episode, one.uri) == ("", "", "u")
+
+
+def test_names_of_two_addresses_say_neither() -> None:
+    told = [exact(5, 1, uri="u"), exact(65, 2, uri="v"), short(9, 3)]
+    assert [one.uri for one in listens(told)] == ["u", "v", ""]
+
+
+_exact = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 4_000)), max_size=30)
+
+
+@given(_exact)
+def test_of_the_same_listens_told_to_the_second_and_to_the_minute_none_counts_twice_and_none_is_lost(
+    heard: list[tuple[int, int]],
+) -> None:
+    fine, coarse = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
+    told = []
+    for second, played_ms in heard:
+        fine[second, played_ms] += 1
+        coarse[second // 60, played_ms] += 1
+        told += [
+            exact(second, played_ms, fine[second, played_ms]),
+            short(second // 60, played_ms, coarse[second // 60, played_ms]),
+        ]
+    # Told to the second alone: a row counts again unless it lasted longer than the second in which both ended.
+    alone = listens(one for one in told if one.source == "extended")
+    assert len(alone) == sum(1 if key[1] > 1000 else count for key, count in fine.items())
+    both = listens(told)
+    # Beside them the minutes tell nothing new, except of rows that the finer source says cannot all have happened.
+    assert len(alone) <= len(both) <= len(heard)
+    if max(fine.values(), default=0) <= 1:
+        assert [one[:2] for one in both] == [one[:2] for one in alone]
+    assert sum(one.played_ms for one in alone) <= sum(one.played_ms for one in both)
+
+
+@given(_exact, st.randoms())
+def test_the_order_in_which_rows_come_changes_nothing(heard: list[tuple[int, int]], chance: object) -> None:
+    told = [exact(second, played) for second, played in set(heard)] + [short(s // 60, p) for s, p in {*heard}]
+    shuffled = sorted(told, key=lambda _: chance.random())  # type: ignore[attr-defined]
+    assert listens(shuffled) == listens(told)
