@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from podcastqa.cost_tracker import CostTracker
     from podcastqa.database import Database
     from podcastqa.podcasts.catalog import Catalog
+    from podcastqa.podcasts.connections import Connections
+    from podcastqa.podcasts.spotify import Spotify
     from podcastqa.spend.admission import Kept
     from podcastqa.spend.audit import Auditor
     from podcastqa.spend.budget import Budget
@@ -72,6 +74,36 @@ class Parts:
         from podcastqa.bookkeeper import Bookkeeper
 
         return Bookkeeper(self.treasury, self.archive, self.cost_explorer)
+
+    @property
+    def connections(self) -> Connections:
+        """Who has connected Spotify."""
+        from podcastqa.podcasts.connections import Connections
+        from podcastqa.podcasts.spotify import PROVIDER
+        from podcastqa.podcasts.vault import vault_of
+
+        vault = vault_of(self.settings.keys, self.settings.home / "key")
+        return Connections(self.database, vault, self.clock, PROVIDER)
+
+    @property
+    def spotify(self) -> Spotify:
+        """Spotify's Web API; raises SettingsError where no app is set."""
+        from podcastqa.errors import SettingsError
+        from podcastqa.file_lock import FileLock
+        from podcastqa.podcasts.rate_gate import RateGate
+        from podcastqa.podcasts.spotify import PROVIDER, Spotify
+        from podcastqa.podcasts.spotify_login import SpotifyLogin
+
+        said = self.settings
+        if not said.spotify_client_id:
+            raise SettingsError(
+                "SPOTIFY_CLIENT_ID is not set, so Spotify cannot be asked.",
+                next_step="Register an app (README, Your podcasts), or bring in an export: podcastqa import USER FILE",
+            )
+        logins = SpotifyLogin(said.spotify_client_id, said.spotify_accounts_url, said.spotify_port, self.clock)
+        gate = RateGate(PROVIDER, said.home / "spotify-wait", self.clock)
+        lock = FileLock(said.home / "spotify-login.lock")
+        return Spotify(self.connections, logins, said.spotify_api_url, self.payer, gate, lock)
 
     @property
     def auditor(self) -> Auditor:

@@ -62,6 +62,9 @@ Prove the books
 
 Bring in your podcasts
   podcastqa import NAME FILE ...        a user's Spotify export (zip or files) or OPML; twice changes nothing
+  podcastqa connect spotify             consent in the browser; tokens are kept sealed (--user NAME)
+  podcastqa fetch --user NAME           what Spotify knows: shows, saved and recent episodes, positions
+  podcastqa disconnect spotify          delete the tokens and all that was fetched (--user NAME)
   podcastqa history --user NAME         what was heard, by day and show
   podcastqa library --user NAME         the shows followed and the episodes saved
 

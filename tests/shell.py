@@ -16,7 +16,7 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         own = {"PODCASTQA_HOME": str(folder / "home"), "PODCASTQA_REPORTS": str(folder / "reports")}
-        foreign = ("PODCASTQA_", "AWS_", "PYTEST_")
+        foreign = ("PODCASTQA_", "AWS_", "SPOTIFY_", "PYTEST_")
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | own
         self.environ["PYTHONPATH"] = str(ROOT)
 

@@ -16,9 +16,11 @@ from podcastqa.clock import SystemClock, WindowKind
 from podcastqa.database import SYSTEM, Scope, head, metadata, open_database
 from podcastqa.errors import EmergencyStopped, LedgerUnavailable
 from podcastqa.money import ZERO, Usd
+from podcastqa.podcasts.catalog import Heard
+from podcastqa.podcasts.connections import Login
 from podcastqa.podcasts.found import Saved
 from podcastqa.podcasts.listens import Told
-from podcastqa.podcasts.tables import library, listening
+from podcastqa.podcasts.tables import connections, episodes, library, listening
 from podcastqa.scope import APP_ROLE, USER_ROLE
 from podcastqa.spend.entries import EntryKind
 from podcastqa.spend.ledger import Spent
@@ -33,7 +35,9 @@ pytestmark = [pytest.mark.step1, pytest.mark.postgresql]
 DAY = WindowKind.DAY
 CENT = Usd("0.01")
 OWNED = sorted(table.name for table in metadata.tables.values() if table.info.get("owner") == "user_id")
-assert {outbox.name, listening.name, library.name} <= {*OWNED}  # a table is known once its file is loaded
+assert {one.name for one in (outbox, listening, library, episodes, connections)} <= {
+    *OWNED
+}  # a table is known once its file is loaded
 
 
 @pytest.fixture
@@ -73,6 +77,8 @@ def two(parts: Parts, ada: User) -> tuple[User, User]:
         parts.treasury.call("service", "o", Usd("1.60"), user.name)  # 80 % of 2.00: mails
         parts.budget.reserve(operation(user.id), CENT)
         parts.catalog.add_library(user, [Saved("a source", "A show")])
+        parts.catalog.add_episodes(user, "a source", [Heard("A show", "One", "u", "2024", 1, 0, 1)])
+        parts.connections.keep(user, "an account", Login("access", "refresh", 1))
         parts.catalog.add_listening(user, [Told("a source", 1, 1, "A show", "One", "", 1)])
         with parts.database.hot() as driver:
             driver.execute("INSERT INTO bill_days VALUES ('s', 1, ?, 5, 5, 1)", (user.id,))

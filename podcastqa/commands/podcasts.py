@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from podcastqa.commands.printing import JSON, parts_of, show
-from podcastqa.words import Command, Given, existing_file, takes
+from podcastqa.commands.printing import JSON, out, parts_of, say, show
+from podcastqa.words import Command, Given, existing_file, one_of, takes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,45 @@ def _import(given: Given, settings: Settings) -> int:
     return int(bool(found.refused))
 
 
+def _connect(given: Given, settings: Settings) -> int:
+    from podcastqa.podcasts.fetch import connect
+
+    parts = parts_of(settings)
+    made = connect(parts.spotify, _user(parts, given.user or settings.user), say)
+    return show(made, given)
+
+
+def _disconnect(given: Given, settings: Settings) -> int:
+    from podcastqa.podcasts.spotify import PROVIDER
+
+    parts = parts_of(settings)
+    user = _user(parts, given.user or settings.user)
+    parts.connections.forget(user)
+    parts.catalog.forget_source(user, PROVIDER)
+    out(
+        f"{user.name} is disconnected from {PROVIDER}: the login and all that was fetched with it are deleted. To take "
+        "the consent back too: www.spotify.com/account/apps"
+    )
+    return 0
+
+
+def _fetch(given: Given, settings: Settings) -> int:
+    from tqdm import tqdm
+
+    from podcastqa.podcasts.fetch import fetch
+
+    parts = parts_of(settings)
+    user = _user(parts, given.user or settings.user)
+    with tqdm(desc="Spotify", unit=" lists", disable=None, leave=False) as bar:
+
+        def each(name: str) -> None:
+            bar.set_description(name[:40])
+            bar.update()
+
+        found = fetch(parts.spotify, parts.catalog, user, each)
+    return show(found, given)
+
+
 def _history(given: Given, settings: Settings) -> int:
     parts = parts_of(settings)
     return show(parts.catalog.history(_user(parts, given.user or settings.user)), given)
@@ -66,6 +105,8 @@ def _user(parts: Parts, name: str) -> User:
 
 _USER = takes("--user", default="", metavar="NAME", help="whose; without it yours (PODCASTQA_USER)")
 
+_SPOTIFY = takes("provider", type=one_of("spotify"), metavar="spotify", help="the one there is")
+
 COMMANDS = {
     "import": Command(
         "Bring in a user's own files: a Spotify account's export as it was downloaded (my_spotify_data.zip) or its\n"
@@ -77,6 +118,19 @@ COMMANDS = {
             takes("files", nargs="+", type=existing_file, metavar="FILE", help="a .zip, .json or .opml file"),
             JSON,
         ),
+    ),
+    "connect": Command(
+        "Connect a Spotify account: consent in the browser. The login is kept sealed, for this user only.",
+        _connect,
+        (_SPOTIFY, _USER, JSON),
+    ),
+    "disconnect": Command(
+        "Delete a user's login with Spotify and everything that was fetched with it.", _disconnect, (_SPOTIFY, _USER)
+    ),
+    "fetch": Command(
+        "Fetch what Spotify knows of a user's podcasts: shows, saved and recent episodes, how far each was heard.",
+        _fetch,
+        (_USER, JSON),
     ),
     "history": Command("What was heard, by UTC day and show, and who told it.", _history, (_USER, JSON)),
     "library": Command("The shows followed and the episodes saved, and who told it.", _library, (_USER, JSON)),

@@ -7,24 +7,28 @@ brought in again, and only what was missing is added.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from podcastqa.clock import Clock, from_microseconds, microseconds
-from podcastqa.database import Database, Scope
+from podcastqa.database import Database, Driver, Scope
 from podcastqa.display import Table, Tabular
 from podcastqa.errors import UnknownUser
 from podcastqa.podcasts.found import Saved
-from podcastqa.podcasts.listens import Listen, Told, listens
-from podcastqa.podcasts.tables import library, listening
+from podcastqa.podcasts.listens import POSITION, Listen, Told, listens
+from podcastqa.podcasts.tables import episodes, library, listening
 from podcastqa.users import User
 
 _CHUNK_ROWS = 5_000
-_INSERT = "INSERT INTO {} ({}) VALUES ({}) ON CONFLICT (user_id, digest) DO NOTHING"
+_ONCE = "ON CONFLICT (user_id, digest) DO NOTHING"
+_AS_IT_IS_NOW = """ON CONFLICT (user_id, source, uri) DO UPDATE SET position_ms = excluded.position_ms,
+ fetched_us = excluded.fetched_us, show = excluded.show, episode = excluded.episode"""
+_POSITIONS = "SELECT uri, position_ms, fetched_us FROM episodes WHERE user_id = ? AND source = ?"
 _LISTENING = ("source", "ended_us", "precision_us", "show", "episode", "uri", "played_ms", "nth")
 _LIBRARY = ("source", "show", "episode", "publisher", "uri", "feed_url")
 
@@ -66,6 +70,18 @@ class Library(Tabular):
         return Table(f"Library of {self.user}", ("show", "episode", "address", "source"), rows, notes)
 
 
+class Heard(NamedTuple):
+    """An episode that a source lists, and how far the user has heard it (-1: not told), as fetched at an instant."""
+
+    show: str
+    episode: str
+    uri: str
+    released: str
+    duration_ms: int
+    position_ms: int
+    fetched_us: int
+
+
 class Catalog:
     """Keeps and shows."""
 
@@ -82,6 +98,42 @@ class Catalog:
         now_us = microseconds(self._clock.now())
         rows = ((user.id, *one, now_us, _digest(one)) for one in saved)
         return self._add(user, "library", (*_LIBRARY, "added_us"), rows)
+
+    def replace_library(self, user: User, source: str, saved: Sequence[Saved]) -> int:
+        """Keep what that source says now and forget what it no longer says; returns how much is new."""
+        added = self.add_library(user, saved)
+        still = {_digest(one) for one in saved}
+        with self._database.write(Scope(user.id)) as connection:
+            of_source = connection.execute(select(library.c.id, library.c.digest).where(library.c.source == source))
+            for row_id, digest in of_source.all():
+                if digest not in still:
+                    connection.execute(delete(library).where(library.c.id == row_id))
+        return added
+
+    def add_episodes(self, user: User, source: str, heard: Sequence[Heard]) -> tuple[int, int]:
+        """Keep each episode as it is now; returns how many are new, and of how many more was heard than before."""
+        names = ("user_id", "source", *Heard._fields)
+        now = {one.uri: one for one in heard}
+        with self._writing(user) as driver:
+            rows = driver.execute(_POSITIONS, (user.id, source)).fetchall()
+            known = {uri: (position_ms, at_us) for uri, position_ms, at_us in rows}
+            told = [
+                Told(f"{source}{POSITION}", at_us, one.fetched_us - at_us, *one[:3], one.position_ms - position_ms)
+                for one in now.values()
+                for position_ms, at_us in (known.get(one.uri, (-1, 0)),)
+                if 0 <= position_ms < one.position_ms and at_us < one.fetched_us
+            ]
+            _insert(driver, "episodes", names, [(user.id, source, *one) for one in now.values()], _AS_IT_IS_NOW)
+            listened = ("user_id", *_LISTENING, "digest")
+            _insert(driver, "listening", listened, [(user.id, *one, _digest(one)) for one in told])
+        return len(now.keys() - known.keys()), len(told)
+
+    def forget_source(self, user: User, source: str) -> None:
+        """Delete everything that was fetched from a source."""
+        with self._database.write(Scope(user.id)) as connection:
+            for table in (library, episodes):
+                connection.execute(delete(table).where(table.c.source == source))
+            connection.execute(delete(listening).where(listening.c.source == f"{source}{POSITION}"))
 
     def history(self, user: User) -> History:
         """Every listen of the user, each once."""
@@ -108,15 +160,28 @@ class Catalog:
             return {row[0] for row in (*followed, *heard)} - {""}
 
     def _add(self, user: User, table: str, columns: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> int:
-        names = ("user_id", *columns, "digest")
-        sql, added = _INSERT.format(table, ", ".join(names), ", ".join("?" * len(names))), 0
+        added = 0
         while chunk := list(islice(rows, _CHUNK_ROWS)):
-            with self._database.hot() as driver:
-                known = driver.execute("SELECT 1 FROM users WHERE id = ? AND name IS NOT NULL", (user.id,))
-                if known.fetchone() is None:
-                    raise UnknownUser(f"The user {user.name} was deleted meanwhile.")
-                added += driver.executemany(sql, chunk).rowcount
+            with self._writing(user) as driver:
+                added += _insert(driver, table, ("user_id", *columns, "digest"), chunk)
         return added
+
+    @contextmanager
+    def _writing(self, user: User) -> Iterator[Driver]:
+        """One short write transaction for a user who is still there."""
+        with self._database.hot() as driver:
+            if driver.execute("SELECT 1 FROM users WHERE id = ? AND name IS NOT NULL", (user.id,)).fetchone() is None:
+                raise UnknownUser(f"The user {user.name} was deleted meanwhile.")
+            yield driver
+
+
+def _insert(
+    driver: Driver, table: str, names: Sequence[str], rows: Sequence[tuple[Any, ...]], or_else: str = _ONCE
+) -> int:
+    if not rows:
+        return 0
+    sql = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) {or_else}"
+    return driver.executemany(sql, rows).rowcount
 
 
 def _digest(told: Sequence[object]) -> str:

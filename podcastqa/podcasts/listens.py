@@ -11,6 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+#: Of these an episode's difference is known, and neither when it began nor how often it was heard in between.
+POSITION = " playback position"
+
 
 class Told(NamedTuple):
     """A row of a source: it ended at `ended_us` (microseconds since 1970, UTC) or less than `precision_us` later."""
@@ -24,6 +27,9 @@ class Told(NamedTuple):
     played_ms: int
     nth: int = 1
     """Of the rows in one file that say the same, the first, the second and so on."""
+
+
+_LAST = 2**63
 
 
 class Listen(NamedTuple):
@@ -73,9 +79,13 @@ def _of_one_episode(rows: Sequence[Told]) -> list[Listen]:
     """From the finest source to the coarsest, each row is matched with one listen that no row of its source told."""
     by_source: dict[tuple[int, str], list[Told]] = defaultdict(list)
     for row in rows:
-        by_source[row.precision_us, row.source].append(row)
+        by_source[_rank(row), row.source].append(row)
     found: list[Listen] = []
-    for (precision_us, _), told in sorted(by_source.items()):
+    for (rank, source), told in sorted(by_source.items()):
+        if source.endswith(POSITION):
+            found += _only_told_here(told, found)
+            continue
+        precision_us = rank
         free: dict[tuple[int, int], list[int]] = defaultdict(list)
         for known, listen in enumerate(found):
             free[listen.ended_us // precision_us, listen.played_ms].append(known)
@@ -89,6 +99,20 @@ def _of_one_episode(rows: Sequence[Told]) -> list[Listen]:
                 one = found[place]
                 found[place] = one._replace(sources=(*one.sources, row.source), uri=one.uri or row.uri)
     return found
+
+
+def _rank(row: Told) -> int:
+    """The finest first; what is inexact last, whatever stretch it names."""
+    return _LAST if row.source.endswith(POSITION) else row.precision_us
+
+
+def _only_told_here(told: Sequence[Told], found: Sequence[Listen]) -> list[Listen]:
+    """Differences in whose stretch of time no other source knows a listen: it would be part of the difference."""
+    return [
+        Listen(*row[1:7], sources=(row.source,))
+        for row in sorted(told)
+        if not any(row.ended_us - one.precision_us < one.ended_us <= row.ended_us + row.precision_us for one in found)
+    ]
 
 
 def _matched(row: Told, found: Sequence[Listen], free: dict[tuple[int, int], list[int]]) -> int | None:

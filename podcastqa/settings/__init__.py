@@ -62,6 +62,12 @@ class Settings:
     aws_user_tag: str
     bill_refresh_hours: int
     bill_refresh_most: Usd
+    spotify_client_id: str
+    spotify_port: int
+    keys: str
+    spotify_api_url: str
+    spotify_accounts_url: str
+    """Where Spotify is asked; another place than its own is an override."""
     endpoint_overrides: tuple[str, ...]
     """Variables that point a provider's client elsewhere: this run checks a contract and validates no provider."""
     under_pytest: bool
@@ -89,6 +95,8 @@ class Settings:
         return cls(
             root=root,
             env_file=env_file,
+            spotify_api_url=(variables.get("SPOTIFY_API_URL") or "https://api.spotify.com/v1").rstrip("/"),
+            spotify_accounts_url=(variables.get("SPOTIFY_ACCOUNTS_URL") or "https://accounts.spotify.com").rstrip("/"),
             endpoint_overrides=overrides,
             under_pytest=under_pytest,
             secrets=tuple(sorted(secrets, key=lambda secret: (-len(secret), secret))),
@@ -140,7 +148,7 @@ def _temporary_home() -> Path:
 
 
 def _is_override(name: str) -> bool:
-    return name.startswith("AWS_ENDPOINT_URL") or name == "SPOTIFY_API_URL"
+    return name.startswith("AWS_ENDPOINT_URL") or name in ("SPOTIFY_API_URL", "SPOTIFY_ACCOUNTS_URL")
 
 
 def _env_file(variables: Mapping[str, str], here: Path, root: Path | None) -> Path | None:

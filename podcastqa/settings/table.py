@@ -141,6 +141,19 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("BILL_REFRESH_HOURS", _whole(1, 720), "8", "How old Cost Explorer's answer may be; each costs $0.01."),
         Setting("BILL_REFRESH_MOST", _amount, "0.09", "The most that one answer may cost; each page is $0.01."),
     ),
+    "Spotify: with an app of your own (developer.spotify.com, redirect address http://127.0.0.1/callback)": (
+        Setting(
+            "SPOTIFY_CLIENT_ID", any_text, "", "The app's client id; it has no secret.", False, "your_spotify_client_id"
+        ),
+        Setting("SPOTIFY_PORT", _whole(0, 65_535), "0", "The port of the redirect address; 0: any that is free."),
+        Setting(
+            "PODCASTQA_KEYS",
+            any_text,
+            "",
+            "Keys that logins are sealed with: 32 bytes each in base64, the one in use first; unless set, a file.",
+            True,
+        ),
+    ),
     "Limits, in US dollars: the most that may be spent in a UTC day, an ISO week, a calendar month": (
         Setting("DAILY_BUDGET_LIMIT", _amount, "5.00", "Everyone together, in a day.", False, "5.00"),
         Setting("WEEKLY_BUDGET_LIMIT", _amount, "25.00", "Everyone together, in a week.", False, "25.00"),

@@ -65,6 +65,24 @@ _LISTEN = (
 _SAVED = "INSERT INTO library (user_id, source, show, added_us, digest) VALUES ({user}, {source}, {show}, 1, {digest})"
 
 
+_CONNECTED = (
+    "INSERT INTO connections (user_id, provider, account, state, key_id, sealed, consented_us)"
+    " VALUES ({user}, {provider}, 'a', {state}, 'k', {sealed}, 1)"
+)
+_EPISODE = (
+    "INSERT INTO episodes (user_id, source, uri, duration_ms, position_ms, fetched_us)"
+    " VALUES ({user}, 's', {uri}, 1, {position}, 1)"
+)
+
+
+def _connected(user: int = 1, provider: str = "'n'", state: str = "'connected'", sealed: str = "'x'") -> str:
+    return _CONNECTED.format(user=user, provider=provider, state=state, sealed=sealed)
+
+
+def _episode(user: int = 1, uri: str = "'n'", position: int = 1) -> str:
+    return _EPISODE.format(user=user, uri=uri, position=position)
+
+
 def _listen(user: int = 1, source: str = "'s'", precision: int = 1, episode: str = "'e'", digest: str = "'n'") -> str:
     return _LISTEN.format(user=user, source=source, precision=precision, episode=episode, digest=digest)
 
@@ -89,6 +107,8 @@ _SETUP = (
     _FILE.format(imported=1, digest=f"'{'a' * 64}'"),
     _listen(digest="'d'"),
     _saved(digest="'d'"),
+    _connected(provider="'p'"),
+    _episode(uri="'u'"),
 )
 #: What each constraint must refuse; the test of the schema asks that every named constraint stands here.
 ATTEMPTS: tuple[tuple[str, str], ...] = (
@@ -144,6 +164,14 @@ ATTEMPTS: tuple[tuple[str, str], ...] = (
     ("library.user_id known", _saved(user=99)),
     ("ck_library_source", _saved(source="''")),
     ("ck_library_something", _saved(show="''")),
+    ("uq_connections_once", _connected(provider="'p'")),
+    ("connections.user_id known", _connected(user=99)),
+    ("ck_connections_state", _connected(state="'maybe'")),
+    ("ck_connections_sealed", _connected(sealed="''")),
+    ("uq_episodes_once", _episode(uri="'u'")),
+    ("episodes.user_id known", _episode(user=99)),
+    ("ck_episodes_uri", _episode(uri="''")),
+    ("ck_episodes_numbers", _episode(position=-2)),
     ("uq_validations_run", _VALIDATION.format(verdict="'PASS'")),
     ("ck_validations_verdict", _VALIDATION.format(verdict="'MAYBE'")),
 )

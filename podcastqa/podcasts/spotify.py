@@ -1,0 +1,257 @@
+"""Spotify is asked one thing at a time, in a person's name, each request booked at the guard; it gives pointers only.
+
+Titles, addresses, dates and lengths are kept; nothing of Spotify's own ever goes to a model (Developer Policy, III.14).
+A bearer token goes to the configured host and nowhere else: pages are counted, no address in an answer is followed.
+What is missing in an answer, null in a list or of another type than usual is left out, and the rest is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from podcastqa.clock import microseconds
+from podcastqa.errors import ProviderError
+from podcastqa.file_lock import FileLock
+from podcastqa.money import ZERO
+from podcastqa.podcasts.connections import Connections, Login, reauth
+from podcastqa.podcasts.rate_gate import RateGate
+from podcastqa.podcasts.spotify_login import SpotifyLogin
+from podcastqa.spend.entries import Operation
+from podcastqa.spend.paid import Payer
+from podcastqa.users import User
+
+PROVIDER = "Spotify"
+_PAGE = 50
+_MOST_PAGES = 400
+_MOST_BYTES = 8 * 2**20
+#: A token that ends sooner is not used for another request.
+_SPARE_US = 30_000_000
+T = TypeVar("T")
+
+
+class Show(msgspec.Struct):
+    """A show; Spotify says no publisher to most apps."""
+
+    uri: str = ""
+    id: str = ""
+    name: str = ""
+
+
+class Position(msgspec.Struct):
+    """How far somebody has heard an episode."""
+
+    fully_played: bool = False
+    resume_position_ms: int = 0
+
+
+class Episode(msgspec.Struct):
+    """An episode; the position is missing without its scope."""
+
+    uri: str = ""
+    name: str = ""
+    release_date: str = ""
+    duration_ms: int = 0
+    resume_point: Position | None = None
+    show: Show | None = None
+
+
+class SavedShow(msgspec.Struct):
+    """A show that somebody follows."""
+
+    show: Show | None = None
+
+
+class SavedEpisode(msgspec.Struct):
+    """An episode that somebody saved."""
+
+    episode: Episode | None = None
+
+
+class _Page(msgspec.Struct):
+    items: list[msgspec.Raw] = []
+    total: int = 0
+
+
+class _Me(msgspec.Struct):
+    account_id: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spotify:
+    """The Web API, for those who have connected it."""
+
+    connections: Connections
+    logins: SpotifyLogin
+    api_url: str
+    payer: Payer
+    gate: RateGate
+    lock: FileLock
+    """One process at a time refreshes a login: where refresh tokens rotate, the second use of one ends the consent."""
+
+    def account(self, user: User, login: Login) -> str:
+        """The account that a fresh login belongs to: its lasting number where there is one."""
+        me = _decoded(self._sent(user, "GET /me", "/me", {}, login), _Me)
+        return me.account_id or me.id
+
+    def shows(self, user: User) -> Iterator[Show]:
+        """The shows that the user follows."""
+        for one in self._pages(user, "GET /me/shows", "/me/shows", SavedShow):
+            if one.show is not None and one.show.uri:
+                yield one.show
+
+    def saved_episodes(self, user: User) -> Iterator[Episode]:
+        """The episodes that the user saved."""
+        for one in self._pages(user, "GET /me/episodes", "/me/episodes", SavedEpisode):
+            if one.episode is not None and one.episode.uri:
+                yield one.episode
+
+    def newest_episodes(self, user: User, show: Show) -> list[Episode]:
+        """The newest fifty episodes of a show, with how far the user has heard them; none where the show is gone."""
+        path = f"/shows/{quote(show.id, safe='')}/episodes"
+        try:
+            page = self._page(user, "GET /shows/{id}/episodes", path, 0)
+        except ProviderError as problem:
+            if problem.kind != "gone":
+                raise
+            return []
+        return [one for one in _items(page, Episode) if one.uri]
+
+    def _pages(self, user: User, name: str, path: str, kind: type[T]) -> Iterator[T]:
+        for number in range(_MOST_PAGES):
+            page = self._page(user, name, path, number * _PAGE)
+            yield from _items(page, kind)
+            if not page.items or (number + 1) * _PAGE >= page.total:
+                return
+
+    def _page(self, user: User, name: str, path: str, offset: int) -> _Page:
+        return _decoded(self._get(user, name, path, {"limit": str(_PAGE), "offset": str(offset)}), _Page)
+
+    def _get(self, user: User, name: str, path: str, query: dict[str, str]) -> bytes:
+        login = self._login(user)
+        try:
+            return self._sent(user, name, path, query, login)
+        except ProviderError as problem:
+            if problem.kind != "expired":
+                raise
+        return self._sent(user, name, path, query, self._login(user, not_this=login.access_token))
+
+    def _login(self, user: User, not_this: str = "") -> Login:
+        """A login whose access token lives, and is another than the one that was refused."""
+        with self.lock:
+            login = self.connections.login(user)
+            lives = login.expires_us > microseconds(self.gate.clock.now()) + _SPARE_US
+            if lives and login.access_token != not_this:
+                return login
+            try:
+                login = self.logins.refresh(login)
+            except ProviderError as problem:
+                if problem.kind != "reauth":
+                    raise
+                self.connections.ended(user)
+                raise reauth(user, PROVIDER) from None
+            self.connections.refreshed(user, login)
+            return login
+
+    def _sent(self, user: User, name: str, path: str, query: dict[str, str], login: Login) -> bytes:
+        def send(seconds: float) -> bytes:
+            self.gate.check()
+            return self._answer(path, query, login, seconds)
+
+        self.gate.check()  # nothing is booked for what is not sent
+        what = Operation(user.id, "spotify", name, "spotify")
+        return self.payer.pay(what, ZERO, send)
+
+    def _answer(self, path: str, query: dict[str, str], login: Login, seconds: float) -> bytes:
+        import httpx2
+
+        headers = {"Authorization": f"Bearer {login.access_token}", "User-Agent": "podcastqa/0.1"}
+        try:
+            with (
+                httpx2.Client(timeout=seconds, trust_env=False, follow_redirects=False) as client,
+                client.stream("GET", f"{self.api_url}{path}", params=query, headers=headers) as answer,
+            ):
+                body = b""
+                for chunk in answer.iter_bytes():
+                    body += chunk
+                    if len(body) > _MOST_BYTES:
+                        raise ProviderError(f"Spotify's answer is larger than {_MOST_BYTES:,} bytes.")
+                status, retry_after = answer.status_code, answer.headers.get("Retry-After", "")
+        except httpx2.HTTPError as problem:
+            raise ProviderError(
+                f"Spotify gives no answer ({type(problem).__name__}).",
+                next_step="Try again in some minutes.",
+                kind="no-answer",
+                again=True,
+            ) from None  # the request holds the token
+        if status == 429:
+            raise self.gate.close(retry_after)
+        if status not in (200, 204):
+            raise _refused(status)
+        return body
+
+
+def _refused(status: int) -> ProviderError:
+    said, step, kind = _BY_STATUS.get(status, (f"Spotify refuses the request (status {status})", "", "refused"))
+    if status >= 500:
+        said, step, kind = f"Spotify has a fault of its own (status {status})", "Try again in some minutes.", "fault"
+    return ProviderError(f"{said}.", next_step=step, kind=kind, again=status >= 500)
+
+
+_BY_STATUS = {
+    401: ("Spotify does not take the login", "Connect again: podcastqa connect spotify", "expired"),
+    403: (
+        "Spotify does not let this app ask for this user",
+        "Add the user in the app's dashboard (five at most), and see that its owner has Premium; then connect again.",
+        "denied",
+    ),
+    404: ("Spotify does not have that any more", "", "gone"),
+}
+
+
+def _decoded(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except msgspec.DecodeError as problem:
+        raise ProviderError(f"Spotify's answer cannot be read ({problem}).", kind="unreadable") from None
+
+
+def _items(page: _Page, kind: type[T]) -> list[T]:
+    """What can be used of a page."""
+    return [one for one in (_item(raw, kind) for raw in page.items) if one is not None]
+
+
+def _item(raw: msgspec.Raw, kind: type[T]) -> T | None:
+    """An item with every field that is as declared: one that is null or of another type counts as missing."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError:
+        known: Any = msgspec.json.decode(raw)
+        return _lenient(known, kind) if isinstance(known, dict) else None
+
+
+def _lenient(known: dict[str, Any], kind: type[T]) -> T:
+    values = {}
+    for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
+        value, inner = known.get(field.encode_name), _INSIDE.get((kind, field.name))
+        try:
+            values[field.name] = (
+                _lenient(value, inner) if inner and isinstance(value, dict) else msgspec.convert(value, field.type)
+            )
+        except msgspec.ValidationError:
+            continue
+    return kind(**values)
+
+
+#: The fields that hold another of these.
+_INSIDE: dict[tuple[type[Any], str], type[Any]] = {
+    (SavedShow, "show"): Show,
+    (SavedEpisode, "episode"): Episode,
+    (Episode, "show"): Show,
+    (Episode, "resume_point"): Position,
+}
