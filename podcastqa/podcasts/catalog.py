@@ -139,6 +139,13 @@ class Catalog:
         """Every listen of the user, each once."""
         return History(user.name, tuple(listens(self.told(user))))
 
+    def episodes(self, user: User) -> list[tuple[str, Heard]]:
+        """Source and episode, of all that sources list for the user, the newest first."""
+        columns = [episodes.c[name] for name in ("source", *Heard._fields)]
+        with self._database.read(Scope(user.id)) as connection:
+            rows = connection.execute(select(*columns).order_by(episodes.c.released.desc(), episodes.c.id))
+            return [(row[0], Heard(*row[1:])) for row in rows]
+
     def told(self, user: User) -> list[Told]:
         """What the sources told of the user's listening, row by row."""
         columns = [listening.c[name] for name in _LISTENING]

@@ -18,7 +18,6 @@ from podcastqa.workbook.criteria import Answer
 
 #: The criteria that speak of AWS's answers where the bill is AWS's.
 _OF_AWS = ("1", "2", "4", "7", "8", "9", "10")
-UNSET = "Unset the endpoint override, and run it against the provider itself."
 
 
 def unproved(parts: Parts) -> tuple[str, ...]:

@@ -63,6 +63,8 @@ class Criterion:
     asked: str
     on_aws: str = ""
     """What is asked instead where the bill is AWS's; empty: the same."""
+    needs: tuple[str, ...] = ()
+    """It is asked only where one of these sources is part of the library; empty: always."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,22 +67,26 @@ def record(database: Database, run: Mapping[str, Any], *, rehearsal: bool) -> No
         connection.execute(validations.insert().values(row))
 
 
-def require(step: Step, components: Mapping[str, str], database: Database) -> None:
-    """Raises GateClosed, saying which criteria of the step before are missing and how to get them."""
+def require(step: Step, components: Mapping[str, str], database: Database, *, rehearsal: bool = False) -> None:
+    """Raises GateClosed, saying which criteria of the step before are missing and how to get them.
+
+    What a rehearsal passed opens for a rehearsal, and for nothing else.
+    """
     before = step_before(step)
     if before is None:
         return
-    runs = _runs(before, database)
+    runs = _runs(before, database, rehearsal=rehearsal)
     same = [run for run in runs if _same_components(run, components, before.criteria_version)]
     if same and same[0]["verdict"] == "PASS":
         return
     raise GateClosed(_why(step, before, same, runs, components), next_step=_next_step(before, same))
 
 
-def _runs(step: Step, database: Database) -> list[dict[str, Any]]:
-    """Runs of the step that were no rehearsals, newest first."""
+def _runs(step: Step, database: Database, *, rehearsal: bool) -> list[dict[str, Any]]:
+    """Runs of the step that count, newest first: rehearsals only for a rehearsal."""
     columns = validations.c
-    wanted = (columns.step == step.id, columns.rehearsal == 0, columns.criteria_version == step.criteria_version)
+    counts = columns.rehearsal <= int(rehearsal)
+    wanted = (columns.step == step.id, counts, columns.criteria_version == step.criteria_version)
     with database.read(SYSTEM) as connection:
         rows = connection.execute(select(validations).where(*wanted).order_by(columns.id.desc())).mappings().all()
     return [

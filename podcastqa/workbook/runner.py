@@ -134,7 +134,7 @@ def _require_gate(step: Step, settings: Settings) -> None:
     from podcastqa.workbook import gates
 
     parts = wiring.parts(settings)
-    gates.require(step, parts.components, parts.database)
+    gates.require(step, parts.components, parts.database, rehearsal=settings.under_pytest)
 
 
 def _remember_stop(record: Mapping[str, Any], settings: Settings) -> None:

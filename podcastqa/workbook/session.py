@@ -200,7 +200,7 @@ def open_session(step_id: str, given: Mapping[str, object], components: Mapping[
     """
     step = step_named(step_id).using(components)
     values = checked(step.parameters, given)
-    gates.require(step, components, parts.database)
+    gates.require(step, components, parts.database, rehearsal=parts.settings.under_pytest)
     session = Session(step, values, components, parts)
     _display(session)
     return session

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-import sys
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial, wraps
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -22,12 +19,12 @@ from podcastqa.clock import WindowKind, window
 from podcastqa.cost_tracker import CostTracker
 from podcastqa.database import head
 from podcastqa.display import Table
-from podcastqa.errors import PodcastQAError
 from podcastqa.money import ZERO, Usd
 from podcastqa.treasury import LOCAL
 from podcastqa.wiring import Parts, parts
 from podcastqa.workbook import aws_checks, constraints, drills, isolation, plots
-from podcastqa.workbook.criteria import Answer, Finding
+from podcastqa.workbook.asking import criterion
+from podcastqa.workbook.criteria import Answer
 from podcastqa.workbook.recount import paid_since, sums_to_whole, window_cost
 from podcastqa.workbook.session import Session, open_session
 from podcastqa.workbook.suite import run_live, run_suite
@@ -38,30 +35,6 @@ MOST = Usd("0.10")
 RUN_ESTIMATE = Usd("0.01")
 _SUITE_SECONDS = 580
 _CALL_SECONDS = 5.0
-
-
-def criterion(number: str) -> Callable[[Callable[[Step1], Answer]], Callable[[Step1], Finding]]:
-    """Record what the method finds as that criterion; what it raises is a FAIL, with the traceback in sight."""
-
-    def decorate(method: Callable[[Step1], Answer]) -> Callable[[Step1], Finding]:
-        @wraps(method)
-        def recorded(self: Step1) -> Finding:
-            try:
-                answer = method(self)
-            except Exception as problem:  # noqa: BLE001 – one broken criterion must not hide the others
-                print(self.parts.redactor.text(traceback.format_exc()), file=sys.stderr)  # noqa: T201
-                said = str(problem) if isinstance(problem, PodcastQAError) else f"{type(problem).__name__}: {problem}"
-                answer = Answer(False, said, "The traceback is in the cell's output.")
-            if number in self.unproved:
-                answer = replace(
-                    answer, holds=None, measured=f"contract check only: {answer.measured}", next_step=aws_checks.UNSET
-                )
-            step = answer.next_step or ("" if answer.holds else "See what was measured, and run the step again.")
-            return self.session.record(number, answer.holds, answer.measured, step, answer.tables)
-
-        return recorded
-
-    return decorate
 
 
 def open(*, users: int = 3, days: int = 7, work_rounds: int = 1, console_csv: str = "", tests: str = "") -> Step1:  # noqa: A001 – notebooks say step1.open(…)

@@ -36,9 +36,11 @@ class Step:
 
     def using(self, components: Mapping[str, str]) -> Step:
         """The step as it is asked of these components: criteria belong to the parts that are in use."""
-        if not components.get("billing source", "").startswith("AWS"):
-            return self
-        return replace(self, criteria=tuple(replace(c, asked=c.on_aws or c.asked) for c in self.criteria))
+        sources = components.get("library", "").split(", ")
+        asked = [one for one in self.criteria if not one.needs or {*one.needs} & {*sources}]
+        if components.get("billing source", "").startswith("AWS"):
+            asked = [replace(one, asked=one.on_aws or one.asked) for one in asked]
+        return replace(self, criteria=tuple(asked))
 
 
 _STEP1 = Step(
@@ -102,11 +104,53 @@ _STEP1 = Step(
     ),
 )
 
+#: The sources that a library may have besides the sample podcast.
+EXPORT, OPML, SPOTIFY = "Spotify export", "OPML", "Spotify Web API"
+_STEP2 = Step(
+    id="step2",
+    number=2,
+    title="Spotify",
+    question="Whose podcasts are these, and what was listened to?",
+    notebook="step2_spotify.ipynb",
+    parameters=(
+        Parameter("user", "", "whose library; without a name yours"),
+        Parameter("files", "", "that user's own files: a Spotify export or OPML, several with ; between them"),
+        Parameter("show_rows", 20, "how many rows of a long table are shown", 5, 200),
+    ),
+    criteria=(
+        Criterion(
+            "1", "Sources connected", "every source of the library answers, names itself, and says what it is worth"
+        ),
+        Criterion("2", "Recent episodes", "recent episodes of every source that lists them are stored for each user"),
+        Criterion(
+            "3",
+            "User isolation",
+            "at least two users; reads and writes across users are refused, on PostgreSQL also by raw SQL",
+        ),
+        Criterion("4", "Run again", "bringing the same in a second time adds nothing"),
+        Criterion("5", "Deleting a user", "a deleted user leaves no row, no login and no file"),
+        Criterion("6", "Speed of calls", "every call of this step answers within 5 s"),
+        Criterion("7", "Validation cost", "below $0.10, measured by the guard itself"),
+        Criterion(
+            "8",
+            "Listening history",
+            "every listen has its time, how precise that is, and who told it; each is counted once",
+            needs=(EXPORT, SPOTIFY),
+        ),
+        Criterion(
+            "9",
+            "Consent and tokens",
+            "the consent stands; its login lies sealed, does not open for another user, and is gone after a disconnect",
+            needs=(SPOTIFY,),
+        ),
+    ),
+)
+
 STEPS: dict[str, Step] = {
     step.id: step
     for step in (
         _STEP1,
-        Step("step2", 2, "Spotify", "Whose podcasts are these, and what was listened to?"),
+        _STEP2,
         Step("step3", 3, "Audio discovery", "Where is the whole episode, and can it be downloaded?"),
         Step("step4", 4, "Transcription", "What was said, and when?"),
         Step("step5", 5, "Questions and answers", "What do the podcasts answer, and where is it said?"),
