@@ -23,7 +23,7 @@ validate: setup
 	@$(bin)/podcastqa validate $(STEP) $(ARGS)
 
 test: setup
-	@$(bin)/python -m pytest -m "not bench and not aws" $(ARGS)
+	@$(bin)/python -m pytest -m "not bench and not aws and not spotify" $(ARGS)
 
 lint: setup
 	@$(bin)/ruff format --check .

@@ -64,6 +64,7 @@ Bring in your podcasts
   podcastqa import NAME FILE ...        a user's Spotify export (zip or files) or OPML; twice changes nothing
   podcastqa connect spotify             consent in the browser; tokens are kept sealed (--user NAME)
   podcastqa fetch --user NAME           what Spotify knows: shows, saved and recent episodes, positions
+  podcastqa listen --user NAME          look now and then what is playing, and keep each listen
   podcastqa disconnect spotify          delete the tokens and all that was fetched (--user NAME)
   podcastqa history --user NAME         what was heard, by day and show
   podcastqa library --user NAME         the shows followed and the episodes saved
@@ -171,6 +172,20 @@ def days(text: str) -> int:
     """A number of days."""
     if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= 3660):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 to 3660")
+    return int(text)
+
+
+def seconds(text: str) -> int:
+    """A pause between two looks."""
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 10 <= int(text) <= 600):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 10 to 600")
+    return int(text)
+
+
+def minutes(text: str) -> int:
+    """How long something goes on."""
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 10_080):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes from 1 to 10080")
     return int(text)
 
 

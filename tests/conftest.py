@@ -31,9 +31,11 @@ from podcastqa.wiring import Parts, build
 from podcastqa.workbook import gates
 from tests.postgres_server import Server, a_server
 
-#: What whoever tests has set for podcastqa, or for AWS. It leads to real accounts, so that only the live tests see it;
-#: every other test starts from nothing, and no config.env is found.
-THEIRS = {name: value for name, value in os.environ.items() if name in TABLE or name.startswith(("AWS_", CONFIG))}
+#: What whoever tests has set for podcastqa, AWS or Spotify. It leads to real accounts, so that only the live tests see
+#: it; every other test starts from nothing, and no config.env is found.
+THEIRS = {
+    name: value for name, value in os.environ.items() if name in TABLE or name.startswith(("AWS_", "SPOTIFY_", CONFIG))
+}
 for _name in THEIRS.keys() - {"PODCASTQA_HOME", "PODCASTQA_REPORTS"}:  # these keep what tests write in one place
     del os.environ[_name]
 os.environ[CONFIG] = os.devnull

@@ -7,7 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podcastqa.podcasts.listens import Told, listens
+from podcastqa.podcasts.listens import PLAYING, POSITION, Told, listens
+from podcastqa.podcasts.polls import Listening, Look
 
 _MINUTE, _SECOND = 60_000_000, 1_000_000
 _NOON = 1_700_000_000 // 60 * 60 * _SECOND
@@ -98,3 +99,60 @@ def test_the_order_in_which_rows_come_changes_nothing(heard: list[tuple[int, int
     told = [exact(second, played) for second, played in set(heard)] + [short(s // 60, p) for s, p in {*heard}]
     shuffled = sorted(told, key=lambda _: chance.random())  # type: ignore[attr-defined]
     assert listens(shuffled) == listens(told)
+
+
+# ── what was seen, and not told ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def grown(begin: int, end: int, played_ms: int) -> Told:
+    """A position that grew between two fetches, in seconds."""
+    return Told(f"Spotify{POSITION}", _NOON + begin * _SECOND, (end - begin) * _SECOND, "Show", "One", "u", played_ms)
+
+
+def polled(last: int, gone: int, played_ms: int) -> Told:
+    """A listen that was seen until `last`, and no more at `gone`."""
+    return Told(f"Spotify{PLAYING}", _NOON + last * _SECOND, (gone - last) * _SECOND, "Show", "One", "u", played_ms)
+
+
+def test_a_position_that_grew_while_a_listen_is_known_is_that_listen() -> None:
+    assert [one.sources for one in listens([grown(0, 3600, 600_000), exact(900, 580_000)])] == [("extended",)]
+    assert [one.sources for one in listens([grown(0, 3600, 600_000), polled(900, 930, 590_000)])] == [
+        (f"Spotify{PLAYING}",)
+    ]
+    assert len(listens([grown(0, 3600, 600_000), exact(7200, 580_000)])) == 2
+
+
+def test_a_listen_that_was_seen_and_told_is_the_told_one() -> None:
+    assert [one.sources for one in listens([polled(900, 930, 590_000), exact(915, 601_000)])] == [("extended",)]
+    assert len(listens([polled(900, 930, 590_000), exact(1800, 601_000)])) == 2
+
+
+# ── looks ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def look(second: int, progress_ms: int, uri: str = "u") -> Look:
+    return Look(_NOON + second * _SECOND, uri, "Show", "One", progress_ms)
+
+
+def test_looks_add_up_to_what_was_heard() -> None:
+    going, told = Listening("Spotify"), []
+    for seen in (look(0, 5_000), look(30, 35_000), look(60, 35_000), look(90, 50_000)):  # a pause in between
+        told += going.see(seen)
+    assert told == []
+    assert going.see(Look(_NOON + 120 * _SECOND)) == [polled(90, 120, 45_000)]  # 30 + 0 + 15 s
+    assert going.see(Look(_NOON + 150 * _SECOND)) == []
+
+
+def test_a_jump_is_no_listening_and_twice_the_speed_is() -> None:
+    going = Listening("Spotify")
+    for seen in (look(0, 0), look(30, 600_000), look(60, 660_000), look(90, 10_000), look(120, 40_000)):
+        assert going.see(seen) == []
+    assert going.end(_NOON + 150 * _SECOND) == [polled(120, 150, 90_000)]  # 0 + 60 (at double speed) + 0 + 30 s
+
+
+def test_another_episode_ends_the_listen_and_begins_one() -> None:
+    going = Listening("Spotify")
+    going.see(look(0, 0))
+    going.see(look(30, 30_000))
+    assert going.see(look(60, 0, uri="v")) == [polled(30, 60, 30_000)]
+    assert going.end(_NOON + 70 * _SECOND) == []  # one look alone has heard nothing

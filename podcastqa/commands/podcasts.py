@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from podcastqa.commands.printing import JSON, out, parts_of, say, show
-from podcastqa.words import Command, Given, existing_file, one_of, takes
+from podcastqa.words import Command, Given, existing_file, minutes, one_of, seconds, takes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +81,19 @@ def _fetch(given: Given, settings: Settings) -> int:
     return show(found, given)
 
 
+def _listen(given: Given, settings: Settings) -> int:
+    import time
+
+    from podcastqa.podcasts.fetch import listen
+
+    parts = parts_of(settings)
+    user = _user(parts, given.user or settings.user)
+    say(f"Looking every {given.every} s what {user.name} hears, for {given.minutes} minutes; Ctrl-C ends it.")
+    kept = listen(parts.spotify, parts.catalog, user, given.every, time.monotonic() + 60 * given.minutes, out)
+    out(f"{kept} listens are kept.")
+    return 0
+
+
 def _history(given: Given, settings: Settings) -> int:
     parts = parts_of(settings)
     return show(parts.catalog.history(_user(parts, given.user or settings.user)), given)
@@ -131,6 +144,16 @@ COMMANDS = {
         "Fetch what Spotify knows of a user's podcasts: shows, saved and recent episodes, how far each was heard.",
         _fetch,
         (_USER, JSON),
+    ),
+    "listen": Command(
+        "Look now and then what a user hears on Spotify, and keep each listen: its list of what was played has no\n"
+        "podcasts. Each look is a request; the guard counts it (its price is 0).",
+        _listen,
+        (
+            _USER,
+            takes("--every", type=seconds, default=30, metavar="SECONDS", help="10 to 600; 30 unless said"),
+            takes("--minutes", type=minutes, default=60, metavar="MINUTES", help="how long; 60 unless said"),
+        ),
     ),
     "history": Command("What was heard, by UTC day and show, and who told it.", _history, (_USER, JSON)),
     "library": Command("The shows followed and the episodes saved, and who told it.", _library, (_USER, JSON)),

@@ -20,7 +20,7 @@ from podcastqa.database import Database, Driver, Scope
 from podcastqa.display import Table, Tabular
 from podcastqa.errors import UnknownUser
 from podcastqa.podcasts.found import Saved
-from podcastqa.podcasts.listens import POSITION, Listen, Told, listens
+from podcastqa.podcasts.listens import PLAYING, POSITION, Listen, Told, listens
 from podcastqa.podcasts.tables import episodes, library, listening
 from podcastqa.users import User
 
@@ -133,7 +133,8 @@ class Catalog:
         with self._database.write(Scope(user.id)) as connection:
             for table in (library, episodes):
                 connection.execute(delete(table).where(table.c.source == source))
-            connection.execute(delete(listening).where(listening.c.source == f"{source}{POSITION}"))
+            seen = [f"{source}{end}" for end in (PLAYING, POSITION)]
+            connection.execute(delete(listening).where(listening.c.source.in_(seen)))
 
     def history(self, user: User) -> History:
         """Every listen of the user, each once."""

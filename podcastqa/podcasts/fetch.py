@@ -6,6 +6,7 @@ grows between two looks: the difference is a listen that ended somewhere in betw
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ from podcastqa.display import Table, Tabular
 from podcastqa.podcasts.catalog import Catalog, Heard
 from podcastqa.podcasts.connections import Connection
 from podcastqa.podcasts.found import Saved, shortened
-from podcastqa.podcasts.spotify import PROVIDER, Episode, Spotify
+from podcastqa.podcasts.listens import Told
+from podcastqa.podcasts.polls import Listening, Look
+from podcastqa.podcasts.spotify import PROVIDER, Episode, Playing, Spotify
 from podcastqa.users import User
 
 
@@ -71,6 +74,44 @@ def fetch(spotify: Spotify, catalog: Catalog, user: User, each: Callable[[str], 
     now = spotify.gate.clock.now()
     warning = spotify.connections.find(user).warning(now)
     return Fetched(user.name, len(shows), len(marked), seen, new, listens, warning)
+
+
+def listen(
+    spotify: Spotify,
+    catalog: Catalog,
+    user: User,
+    every_seconds: float,
+    until: float,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Look what the user hears, again and again until that monotonic time; returns how many listens were kept.
+
+    What is being heard when it ends, or is interrupted, is kept too. Raises as `fetch` does.
+    """
+    clock, going, kept = spotify.gate.clock, Listening(PROVIDER), 0
+
+    def keep(ended: list[Told]) -> None:
+        nonlocal kept
+        kept += catalog.add_listening(user, ended)
+        for one in ended:
+            say(f"{one.show}: {one.episode}, {one.played_ms / 60_000:.1f} minutes")
+
+    try:
+        while True:
+            keep(going.see(_look(spotify.playing(user), microseconds(clock.now()))))
+            if time.monotonic() + every_seconds >= until:
+                return kept
+            sleep(every_seconds)
+    finally:
+        keep(going.end(microseconds(clock.now())))
+
+
+def _look(playing: Playing, at_us: int) -> Look:
+    item = playing.item
+    if item is None or not playing.is_playing or playing.currently_playing_type != "episode":
+        return Look(at_us)
+    return Look(at_us, item.uri, _show(item), shortened(item.name), playing.progress_ms)
 
 
 def _show(episode: Episode) -> str:

@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-#: Of these an episode's difference is known, and neither when it began nor how often it was heard in between.
-POSITION = " playback position"
+#: Sources that saw part of a listen, or several as one: how a source's name ends, the finer one first.
+PLAYING, POSITION = " currently playing", " playback position"
+_INEXACT = (PLAYING, POSITION)
 
 
 class Told(NamedTuple):
@@ -82,7 +83,7 @@ def _of_one_episode(rows: Sequence[Told]) -> list[Listen]:
         by_source[_rank(row), row.source].append(row)
     found: list[Listen] = []
     for (rank, source), told in sorted(by_source.items()):
-        if source.endswith(POSITION):
+        if source.endswith(_INEXACT):
             found += _only_told_here(told, found)
             continue
         precision_us = rank
@@ -103,7 +104,7 @@ def _of_one_episode(rows: Sequence[Told]) -> list[Listen]:
 
 def _rank(row: Told) -> int:
     """The finest first; what is inexact last, whatever stretch it names."""
-    return _LAST if row.source.endswith(POSITION) else row.precision_us
+    return next((_LAST + n for n, end in enumerate(_INEXACT) if row.source.endswith(end)), row.precision_us)
 
 
 def _only_told_here(told: Sequence[Told], found: Sequence[Listen]) -> list[Listen]:

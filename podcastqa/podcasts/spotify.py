@@ -77,6 +77,15 @@ class _Page(msgspec.Struct):
     total: int = 0
 
 
+class Playing(msgspec.Struct):
+    """What somebody hears now; the item is missing where it is neither a song nor an episode."""
+
+    currently_playing_type: str = ""
+    is_playing: bool = False
+    progress_ms: int = 0
+    item: Episode | None = None
+
+
 class _Me(msgspec.Struct):
     account_id: str = ""
     id: str = ""
@@ -121,6 +130,12 @@ class Spotify:
                 raise
             return []
         return [one for one in _items(page, Episode) if one.uri]
+
+    def playing(self, user: User) -> Playing:
+        """What the user hears now."""
+        path = "/me/player/currently-playing"
+        body = self._get(user, f"GET {path}", path, {"additional_types": "episode"})
+        return _item(msgspec.Raw(body or b"{}"), Playing) or Playing()
 
     def _pages(self, user: User, name: str, path: str, kind: type[T]) -> Iterator[T]:
         for number in range(_MOST_PAGES):
@@ -230,9 +245,11 @@ def _item(raw: msgspec.Raw, kind: type[T]) -> T | None:
     """An item with every field that is as declared: one that is null or of another type counts as missing."""
     try:
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError:
+    except msgspec.ValidationError:
         known: Any = msgspec.json.decode(raw)
         return _lenient(known, kind) if isinstance(known, dict) else None
+    except msgspec.DecodeError as problem:
+        raise ProviderError(f"Spotify's answer cannot be read ({problem}).", kind="unreadable") from None
 
 
 def _lenient(known: dict[str, Any], kind: type[T]) -> T:
@@ -252,6 +269,7 @@ def _lenient(known: dict[str, Any], kind: type[T]) -> T:
 _INSIDE: dict[tuple[type[Any], str], type[Any]] = {
     (SavedShow, "show"): Show,
     (SavedEpisode, "episode"): Episode,
+    (Playing, "item"): Episode,
     (Episode, "show"): Show,
     (Episode, "resume_point"): Position,
 }

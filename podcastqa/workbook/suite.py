@@ -11,7 +11,7 @@ from pathlib import Path
 
 from podcastqa.settings import child_environment
 
-_WHICH = "step1 and not (notebooks or bench or aws)"
+_WHICH = "step1 and not (notebooks or bench or aws or spotify)"
 #: With the books in a file, nothing is asked of a server.
 _WITHOUT_SERVER = f"{_WHICH} and not postgresql"
 #: A test of a component that is not in use says so in its skip; any other skip leaves the suite incomplete.
