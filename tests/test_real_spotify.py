@@ -1,8 +1,8 @@
 """The live suite: Spotify itself, with the app, home and browser of whoever runs it.
 
 `pytest -m spotify tests/test_real_spotify.py -v -s` opens the consent page for a user of its own, whom it deletes in
-the end. Without an app it skips and says what is missing. With an override in the environment it checks the contract only,
-in books of their own, and proves nothing about Spotify.
+the end. Without an app it skips and says what is missing. With an override in the environment it checks the contract
+only, in books of its own, and proves nothing about Spotify.
 """
 
 from __future__ import annotations

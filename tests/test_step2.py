@@ -21,6 +21,7 @@ from podcastqa.workbook.session import Session
 from podcastqa.workbook.step2 import Step2
 from podcastqa.workbook.steps import EXPORT, OPML, SPOTIFY, STEPS
 from tests.conftest import settings_in
+from tests.shell import Shell
 from tests.test_podcasts import EXTENDED, LIBRARY, SHORT, packed, put
 
 PASS, FAIL, NOT_RUN = Outcome.PASS, Outcome.FAIL, Outcome.NOT_RUN
@@ -192,3 +193,56 @@ def test_without_listening_a_sentence_stands_where_the_figure_would(made: Parts)
     history = made.catalog.history(made.users.add("ada"))
     for drawn in (listening_by_day(history), listening_by_show(history)):
         assert "nothing to draw" in repr(drawn)
+
+
+# ── forgetting ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.notebooks
+def test_deleting_a_user_deletes_the_reports_on_that_users_podcasts_and_no_others(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell("users", "add", "ada")
+    ran = shell("grace", "ada", code=_TWO_RUNS)
+    assert ran.returncode == 0, ran.stderr
+    reports = tmp_path / "reports"
+    assert len([*reports.glob("*/step2*.html")]) == 2
+    done = shell("users", "delete", "ada", "--yes")
+    assert "So are 1 reports on that user's podcasts." in done.stdout
+    [left] = reports.glob("*/step2*.json")
+    assert json.loads(left.read_text())["parameters"]["user"] == "grace"
+    assert "ada" not in left.with_suffix(".html").read_text()
+    assert (reports / "index.html").read_text().count("step2_spotify") >= 1
+    assert shell(code=_VALIDATED).stdout.split() == ["grace"]
+
+
+# Step 2 for two users behind a gate that is left out: what a run of step 1 opens is another test's.
+_TWO_RUNS = """
+import sys
+from podcastqa import wiring
+from podcastqa.settings import Settings
+from podcastqa.workbook import gates, runner
+settings = Settings.load()
+database = wiring.parts(settings).database
+components = wiring.parts(settings).components
+from podcastqa.workbook.steps import STEPS
+step1 = STEPS["step1"]
+now = "2026-01-01T00:00:00.000000Z"
+gates.record(database, {"run_id": "by hand", "step": "step1", "verdict": "PASS", "criteria_version": 2,
+    "fingerprint": gates.fingerprint(components, 2), "started": now, "finished": now, "cost_usd": "0",
+    "components": components, "criteria": [], "parameters": {}}, rehearsal=False)
+wiring.parts(settings).users.ensure("grace")
+for name in sys.argv[1:]:
+    done = runner.run("step2", {"user": name}, settings, progress=False)
+    assert done.exit_status == 0, done.record
+"""
+_VALIDATED = """
+import json
+from sqlalchemy import select
+from podcastqa import wiring
+from podcastqa.database import SYSTEM
+from podcastqa.settings import Settings
+from podcastqa.workbook.gates import validations
+with wiring.parts(Settings.load()).database.read(SYSTEM) as connection:
+    rows = connection.execute(select(validations.c.parameters).where(validations.c.step == "step2"))
+    print(*(json.loads(row[0])["user"] for row in rows))
+"""

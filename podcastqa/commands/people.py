@@ -23,7 +23,10 @@ def _users_add(given: Given, settings: Settings) -> int:
 
 
 def _users_delete(given: Given, settings: Settings) -> int:
-    users = parts_of(settings).users
+    from podcastqa.workbook import gates, history
+
+    parts = parts_of(settings)
+    users = parts.users
     user = users.get(given.name)
     if not given.yes:
         raise Misuse(
@@ -32,7 +35,9 @@ def _users_delete(given: Given, settings: Settings) -> int:
             next_step=f"Really: podcastqa users delete {user.name} --yes",
         )
     users.delete(user.name)
-    out(f"User {user.name} is deleted.")
+    gates.forget(parts.database, user.name)
+    reports = history.forget(settings.reports, user.name)
+    out(f"User {user.name} is deleted." + (f" So are {reports} reports on that user's podcasts." if reports else ""))
     return 0
 
 
@@ -46,7 +51,7 @@ COMMANDS = {
         (_NAME, takes("--email", default="", metavar="ADDRESS", help="where alerts about this user go")),
     ),
     "users delete": Command(
-        "Forget a user: name, address, limits, and every podcast and listen that was brought in. What was spent\n"
+        "Forget a user: name, address, limits, every podcast and listen brought in, reports on them. What was spent\n"
         "stays in the books, without a name.",
         _users_delete,
         (_NAME, takes("--yes", action="store_true", help="really")),

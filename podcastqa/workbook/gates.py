@@ -67,6 +67,15 @@ def record(database: Database, run: Mapping[str, Any], *, rehearsal: bool) -> No
         connection.execute(validations.insert().values(row))
 
 
+def forget(database: Database, user: str) -> None:
+    """Forget the runs that looked into that user's podcasts: what they measured was that user's."""
+    with database.write(SYSTEM) as connection:
+        rows = connection.execute(select(validations.c.run_id, validations.c.parameters)).all()
+        for run_id, parameters in rows:
+            if json.loads(parameters).get("user") == user:
+                connection.execute(validations.delete().where(validations.c.run_id == run_id))
+
+
 def require(step: Step, components: Mapping[str, str], database: Database, *, rehearsal: bool = False) -> None:
     """Raises GateClosed, saying which criteria of the step before are missing and how to get them.
 

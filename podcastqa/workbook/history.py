@@ -153,6 +153,17 @@ def write_index(reports: Path) -> Path:
     return draft.replace(index)
 
 
+def forget(reports: Path, user: str) -> int:
+    """Delete the reports of runs that looked into that user's podcasts, and their twins; returns how many."""
+    gone = [run for run in collect(reports) if run.record.get("parameters", {}).get("user") == user]
+    for run in gone:
+        run.report.with_suffix(".json").unlink(missing_ok=True)
+        run.report.unlink(missing_ok=True)
+    if gone:
+        write_index(reports)
+    return len(gone)
+
+
 def _run(twin: Path, reports: Path) -> Run | None:
     try:
         found = _read(twin, reports, _TWIN)

@@ -62,6 +62,7 @@ class Step2:
         self._first_entry = parts.ledger.last_id()
         self.unproved = ("1", "2", "4", "8", "9") if SPOTIFY in sources and parts.settings.endpoint_overrides else ()
         self.user = parts.users.ensure(session.parameters["user"] or parts.settings.user)
+        session.parameters["user"] = self.user.name  # the report is that user's, and goes with the user
         self._others = [parts.users.ensure(f"validation-{number}") for number in (1, 2)]
         self._brought: BroughtIn | None = None
         self._fetched: Fetched | None = None
