@@ -258,6 +258,14 @@ def test_a_position_that_grew_is_a_listen_and_one_that_did_not_is_none(parts: Pa
     assert parts.catalog.history(ada).listens == ()
 
 
+@pytest.mark.both_databases
+def test_the_shows_that_a_stopped_fetch_left_out_come_first_the_next_time(parts: Parts, ada: User) -> None:
+    for show, at_us in (("B", 5), ("A", 7), ("B", 9)):
+        parts.catalog.add_episodes(ada, "Spotify", [Heard(show, "One", f"{show}{at_us}", "", 1, 0, at_us)])
+    parts.catalog.add_episodes(parts.users.add("grace"), "Spotify", [Heard("C", "One", "u", "", 1, 0, 1)])
+    assert parts.catalog.fetched(ada, "Spotify") == {"A": 7, "B": 9}
+
+
 # ── the browser ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # What the person does in the browser, as a program that the standard library's `webbrowser` starts.

@@ -15,6 +15,7 @@ from podcastqa.display import Table, Tabular
 from podcastqa.errors import Misuse, UnknownUser
 from podcastqa.podcasts.catalog import Catalog
 from podcastqa.podcasts.found import Found
+from podcastqa.podcasts.listens import folded
 from podcastqa.podcasts.opml import read_opml
 from podcastqa.podcasts.spotify_export import layout_of, read_export
 from podcastqa.podcasts.zipped import MOST_BYTES, members
@@ -77,10 +78,10 @@ def bring_in(
     done: list[FileResult] = []
     problems: list[str] = []
     refused = 0
-    shows = {_folded(show) for show in catalog.shows(user)}
+    shows = {folded(show) for show in catalog.shows(user)}
 
     def is_show(name: str) -> bool:
-        return _folded(name) in shows
+        return folded(name) in shows
 
     for path in sorted(paths, key=lambda one: _first_libraries(one.name)):
         seen = Counter[Any]()  # of one export: its files continue each other
@@ -88,8 +89,8 @@ def bring_in(
             for name, content in _contents(path):
                 each(name)
                 found = _read(name, content, is_show, seen)
-                shows.update(_folded(one.show) for one in found.saved)
-                shows.update(_folded(show) for show in {one.show for one in found.told})
+                shows.update(folded(one.show) for one in found.saved)
+                shows.update(folded(show) for show in {one.show for one in found.told})
                 done.append(_kept(catalog, user, found))
                 problems += found.problems
         except UnknownUser:
@@ -148,7 +149,3 @@ def _kept(catalog: Catalog, user: User, found: Found) -> FileResult:
     new = catalog.add_library(user, found.saved) + catalog.add_listening(user, found.told)
     counts = found.rows, len(found.told), len(found.saved), new, found.unknown
     return FileResult(found.name, found.layout, *counts)
-
-
-def _folded(show: str) -> str:
-    return " ".join(show.casefold().split())

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from podcastqa.clock import Clock, from_microseconds, microseconds
 from podcastqa.database import Database, Driver, Scope
@@ -146,6 +146,13 @@ class Catalog:
         with self._database.read(Scope(user.id)) as connection:
             rows = connection.execute(select(*columns).order_by(episodes.c.released.desc(), episodes.c.id))
             return [(row[0], Heard(*row[1:])) for row in rows]
+
+    def fetched(self, user: User, source: str) -> dict[str, int]:
+        """When the episodes of each show were last fetched from that source, in microseconds."""
+        columns = (episodes.c.show, func.max(episodes.c.fetched_us))
+        with self._database.read(Scope(user.id)) as connection:
+            rows = connection.execute(select(*columns).where(episodes.c.source == source).group_by(episodes.c.show))
+            return {show: at_us for show, at_us in rows}  # noqa: C416 – rows, not pairs
 
     def told(self, user: User) -> list[Told]:
         """What the sources told of the user's listening, row by row."""

@@ -65,7 +65,8 @@ def fetch(spotify: Spotify, catalog: Catalog, user: User, each: Callable[[str], 
     kept = [Saved(PROVIDER, _show(one), shortened(one.name), uri=one.uri) for one in marked]
     new = catalog.replace_library(user, PROVIDER, [*followed, *kept])
     seen = listens = 0
-    for show in shows:
+    fetched_us = catalog.fetched(user, PROVIDER)
+    for show in sorted(shows, key=lambda one: fetched_us.get(shortened(one.name), 0)):  # where the last run stopped
         each(show.name)
         now_us = microseconds(spotify.gate.clock.now())
         episodes = [_heard(one, show.name, now_us) for one in spotify.newest_episodes(user, show)]

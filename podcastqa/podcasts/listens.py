@@ -69,11 +69,16 @@ def _only_uris(names: dict[str, tuple[str, str]]) -> dict[tuple[str, str], str]:
 def _episode(row: Told, names: dict[str, tuple[str, str]]) -> tuple[str, str]:
     """What makes two rows speak of one episode: both names, else the address."""
     show, episode = (row.show, row.episode) if row.show and row.episode else names.get(row.uri, (row.show, row.episode))
-    return _folded(show, episode) if show and episode else ("", row.uri or _folded("", episode)[1])
+    return _folded(show, episode) if show and episode else ("", row.uri or folded(episode))
+
+
+def folded(name: str) -> str:
+    """The name as names are compared: whatever its case and spaces."""
+    return " ".join(name.casefold().split())
 
 
 def _folded(show: str, episode: str) -> tuple[str, str]:
-    return " ".join(show.casefold().split()), " ".join(episode.casefold().split())
+    return folded(show), folded(episode)
 
 
 def _of_one_episode(rows: Sequence[Told]) -> list[Listen]:

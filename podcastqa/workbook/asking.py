@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -10,6 +11,7 @@ from functools import wraps
 from typing import Protocol, TypeVar
 
 from podcastqa.errors import PodcastQAError
+from podcastqa.money import Usd
 from podcastqa.wiring import Parts
 from podcastqa.workbook.criteria import Answer, Finding
 from podcastqa.workbook.session import Session
@@ -29,6 +31,29 @@ class Asked(Protocol):
 
 
 T = TypeVar("T", bound=Asked)
+A = TypeVar("A")
+
+
+class Measured:
+    """Of a run: how long its calls took, and what the meter measured of it."""
+
+    session: Session
+    parts: Parts
+
+    def __init__(self, session: Session, parts: Parts) -> None:
+        self.session, self.parts = session, parts
+        self._calls: list[tuple[str, float]] = []
+
+    def _timed(self, name: str, call: Callable[[], A]) -> A:
+        began = time.perf_counter()
+        try:
+            return call()
+        finally:
+            self._calls.append((name, time.perf_counter() - began))
+
+    def _cost(self) -> Usd:
+        """What the meter measured of this run."""
+        return self.parts.treasury.bills.meter.read().of_run(self.session.run_id)
 
 
 def criterion(number: str) -> Callable[[Callable[[T], Answer]], Callable[[T], Finding]]:

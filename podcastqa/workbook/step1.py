@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
-from typing import Any
 
 from podcastqa.clock import WindowKind, window
 from podcastqa.cost_tracker import CostTracker
@@ -23,7 +22,7 @@ from podcastqa.money import ZERO, Usd
 from podcastqa.treasury import LOCAL
 from podcastqa.wiring import Parts, parts
 from podcastqa.workbook import aws_checks, constraints, drills, isolation, plots
-from podcastqa.workbook.asking import criterion
+from podcastqa.workbook.asking import Measured, criterion
 from podcastqa.workbook.criteria import Answer
 from podcastqa.workbook.recount import paid_since, sums_to_whole, window_cost
 from podcastqa.workbook.session import Session, open_session
@@ -44,13 +43,12 @@ def open(*, users: int = 3, days: int = 7, work_rounds: int = 1, console_csv: st
     return Step1(open_session("step1", given, made.components, made), made)
 
 
-class Step1:
+class Step1(Measured):
     """One run of step 1."""
 
     def __init__(self, session: Session, parts: Parts) -> None:
-        self.session, self.parts = session, parts
+        super().__init__(session, parts)
         self.tracker = CostTracker(parts.treasury)
-        self._calls: list[tuple[str, float]] = []
         self._first_entry = parts.ledger.last_id()
         self.unproved = aws_checks.unproved(parts)
         parts.treasury.deliver_alerts()  # what a crash kept from being mailed is due now
@@ -255,17 +253,6 @@ class Step1:
         )
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _timed(self, name: str, call: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        try:
-            return call()
-        finally:
-            self._calls.append((name, time.perf_counter() - began))
-
-    def _cost(self) -> Usd:
-        """What the meter measured of this run."""
-        return self.parts.treasury.bills.meter.read().of_run(self.session.run_id)
 
     def _paid(self) -> Usd:
         """What this run has paid to AWS, its live tests with it, or may have paid."""

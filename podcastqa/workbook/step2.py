@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from podcastqa.display import Table
 from podcastqa.errors import Misuse, ProviderError
@@ -26,13 +23,12 @@ from podcastqa.treasury import LOCAL
 from podcastqa.users import User
 from podcastqa.wiring import Parts, parts
 from podcastqa.workbook import library_checks
-from podcastqa.workbook.asking import criterion
+from podcastqa.workbook.asking import Measured, criterion
 from podcastqa.workbook.criteria import Answer
 from podcastqa.workbook.library_figures import Figures, listening_by_day, listening_by_show
 from podcastqa.workbook.session import Session, open_session
 from podcastqa.workbook.steps import EXPORT, OPML, SPOTIFY
 
-T = TypeVar("T")
 MOST = Usd("0.10")
 RUN_ESTIMATE = Usd("0.005")
 _CALL_SECONDS = 5.0
@@ -53,12 +49,12 @@ def open(*, user: str = "", files: str = "", show_rows: int = 20) -> Step2:  # n
     return Step2(open_session("step2", given, components, made), made, paths, sources)
 
 
-class Step2:
+class Step2(Measured):
     """One run of step 2."""
 
     def __init__(self, session: Session, parts: Parts, paths: list[Path], sources: list[str]) -> None:
-        self.session, self.parts, self._paths, self._sources = session, parts, paths, sources
-        self._calls: list[tuple[str, float]] = []
+        super().__init__(session, parts)
+        self._paths, self._sources = paths, sources
         self._first_entry = parts.ledger.last_id()
         self.unproved = ("1", "2", "4", "8", "9") if SPOTIFY in sources and parts.settings.endpoint_overrides else ()
         self.user = parts.users.ensure(session.parameters["user"] or parts.settings.user)
@@ -263,16 +259,6 @@ class Step2:
         path = next((one for one in self._paths if one.name == name), self._paths[0])
         with path.open("rb") as file:
             return f"{path.name} sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}…"
-
-    def _timed(self, name: str, call: Callable[[], T]) -> T:
-        began = time.perf_counter()
-        try:
-            return call()
-        finally:
-            self._calls.append((name, time.perf_counter() - began))
-
-    def _cost(self) -> Usd:
-        return self.parts.treasury.bills.meter.read().of_run(self.session.run_id)
 
 
 def _gave(one: FileResult) -> str:
