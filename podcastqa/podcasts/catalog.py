@@ -151,8 +151,8 @@ class Catalog:
         """When the episodes of each show were last fetched from that source, in microseconds."""
         columns = (episodes.c.show, func.max(episodes.c.fetched_us))
         with self._database.read(Scope(user.id)) as connection:
-            rows = connection.execute(select(*columns).where(episodes.c.source == source).group_by(episodes.c.show))
-            return {show: at_us for show, at_us in rows}  # noqa: C416 – rows, not pairs
+            asked = select(*columns).where(episodes.c.source == source).group_by(episodes.c.show)
+            return {row[0]: row[1] for row in connection.execute(asked)}
 
     def told(self, user: User) -> list[Told]:
         """What the sources told of the user's listening, row by row."""
