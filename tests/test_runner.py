@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from podcastqa.errors import GateClosed, Misuse, ParameterError
+from podcastqa.errors import GateClosed, ParameterError
 from podcastqa.settings import Settings
 from podcastqa.workbook import history
 from podcastqa.workbook.runner import RunResult, read_verdict, run
@@ -241,13 +241,16 @@ def test_a_pass_outside_the_tests_opens_the_gate_and_a_run_that_stops_closes_it(
     notebook(bad, OPEN, FIRST, "raise SystemExit(0)")
     script = (
         "import sys\nfrom pathlib import Path\nfrom podcastqa.errors import PodcastQAError\n"
-        "from podcastqa.settings import Settings\nfrom podcastqa.workbook.runner import run\n"
+        "from podcastqa.settings import Settings\nfrom podcastqa.wiring import parts\n"
+        "from podcastqa.workbook import gates\nfrom podcastqa.workbook.runner import run\n"
+        "from podcastqa.workbook.steps import STEPS\n"
         "for folder in sys.argv[1:]:\n"
         "    print(run('step1', {}, Settings.load(), notebook=Path(folder) / 'small.ipynb').verdict)\n"
-        "    try:\n        run('step2', {}, Settings.load())\n"
+        "    made = parts(Settings.load())\n"
+        "    try:\n        gates.require(STEPS['step2'], made.components, made.database)\n        print('open')\n"
         "    except PodcastQAError as told:\n        print(type(told).__name__)"
     )
     call = [sys.executable, "-c", script, str(good), str(bad)]
     done = subprocess.run(call, env=environ, capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.split() == ["PASS", Misuse.__name__, "FAIL", GateClosed.__name__], done.stderr
+    assert done.stdout.split() == ["PASS", "open", "FAIL", GateClosed.__name__], done.stderr
     assert done.stderr == ""

@@ -120,14 +120,16 @@ def test_a_run_ends_in_its_reports_path_which_can_be_listed_and_opened(runs: Any
 
 
 def test_a_pass_opens_the_gate_and_a_quick_look_does_not(runs: Any) -> None:
-    passed = podcastqa("validate", "step2", PODCASTQA_HOME=str(runs["ours"][0] / "home"))
-    # Step 1 no longer stands in the way: what is missing now is step 2 itself.
-    assert passed.returncode == 2, passed.stderr
-    assert "step2 (Spotify) is not part of this version yet" in passed.stderr
-    looked = podcastqa("validate", "step2", PODCASTQA_HOME=str(runs["stock"][0].with_suffix("") / "home"))
-    assert looked.returncode != 0
-    assert "step1" in looked.stderr
-    assert "not part of this version" not in looked.stderr
+    def step2(folder: Path) -> subprocess.CompletedProcess[str]:
+        own = {"PODCASTQA_HOME": str(folder / "home"), "PODCASTQA_REPORTS": str(folder / "reports of step 2")}
+        return podcastqa("validate", "step2", **own)
+
+    passed = step2(runs["ours"][0])
+    assert passed.returncode == 0, passed.stderr
+    assert passed.stdout.startswith("step2: PASS (7 of 7 criteria passed)")
+    looked = step2(runs["stock"][0].with_suffix(""))
+    assert looked.returncode == 3
+    assert "step2 opens when step1" in looked.stderr
 
 
 def podcastqa(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
