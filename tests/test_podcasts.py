@@ -157,13 +157,15 @@ def test_rows_without_a_show_an_episode_or_a_sensible_time_are_named_and_the_oth
         EXTENDED | {"ms_played": -1},
         EXTENDED | {"ms_played": "long"},
         {"ms_played": 5},
+        None,
+        EXTENDED | {"ts": "9999-12-31T23:59:59Z"},
         EXTENDED | {"ts": "2024-08-19T00:00:00Z"},
     ]
     found = brought(parts, ada, put(tmp_path, "Streaming_History_Audio_2024.json", rows))
     [file] = found.files
-    assert (file.rows, file.told, file.new) == (7, 3, 3)
+    assert (file.rows, file.told, file.new) == (9, 3, 3)
     assert [problem.split(":")[0] for problem in found.problems] == [
-        f"Streaming_History_Audio_2024.json, row {number}" for number in (3, 4, 5, 6)
+        f"Streaming_History_Audio_2024.json, row {number}" for number in (3, 4, 5, 6, 7, 8)
     ]
 
 
@@ -176,6 +178,27 @@ def test_a_row_that_stands_twice_in_an_export_is_told_twice_and_never_again(
     assert brought(parts, ada, path).new == 0
     again = packed(tmp_path, {"StreamingHistory_podcast_0.json": [quick, quick, quick]}, "a_later_one.zip")
     assert brought(parts, ada, again).new == 1
+
+
+def test_a_file_with_a_mark_at_its_start_or_in_another_encoding_is_read_all_the_same(
+    parts: Parts, ada: User, tmp_path: Path
+) -> None:
+    marked, latin = (
+        b"\xef\xbb\xbf" + json.dumps([SHORT]).encode(),
+        json.dumps([SHORT | {"episodeName": "Zwölf"}], ensure_ascii=False).encode("latin-1"),
+    )
+    for content in (marked, latin):
+        assert brought(parts, ada, put(tmp_path, "StreamingHistory_podcast_0.json", content)).new == 1
+    assert {one.episode for one in parts.catalog.history(ada).listens} == {"One", "Zw\ufffdlf"}
+
+
+def test_what_a_library_holds_besides_shows_does_not_hide_them(parts: Parts, ada: User, tmp_path: Path) -> None:
+    odd = {"shows": [None, {"name": 5}, {"name": "A show"}], "episodes": None}
+    found = brought(parts, ada, put(tmp_path, "YourLibrary.json", odd))
+    assert (found.new, [one.split(":")[0] for one in found.problems]) == (
+        1,
+        ["YourLibrary.json, show 1", "YourLibrary.json, show 2"],
+    )
 
 
 @pytest.mark.only_sqlite
@@ -207,9 +230,13 @@ def test_titles_hold_any_letter_and_no_more_than_fits(parts: Parts, ada: User, t
             'xmlUrl="http://one.example/"/></body></opml>'.encode("windows-1251"),
             ["Подкаст"],
         ),
+        (
+            '\ufeff<opml><body><outline text="Wide" xmlUrl="http://one.example/"/></body></opml>'.encode("utf-16"),
+            ["Wide"],
+        ),
         (b"<opml><body></body></opml>", []),
     ],
-    ids=["escaped", "capitals", "in a folder", "cut off", "another encoding", "empty"],
+    ids=["escaped", "capitals", "in a folder", "cut off", "another encoding", "two bytes a letter", "empty"],
 )
 def test_subscriptions_are_read_as_podcast_apps_write_them(
     parts: Parts, ada: User, tmp_path: Path, content: bytes, shows: list[str]
@@ -236,6 +263,8 @@ def test_an_address_that_is_none_of_the_web_is_left_out_and_named(parts: Parts, 
         ("StreamingHistory_podcast_0.json", b"{}", "is not a file of a Spotify export"),
         ("StreamingHistory_podcast_0.json", b'[{"endTime": "2024', "is not a file of a Spotify export"),
         ("YourLibrary.json", b"[]", "is not a file of a Spotify export"),
+        ("Streaming_History_Audio_1.json", b"[" * 100_000, "is not a file of a Spotify export"),
+        ("StreamingHistory_podcast_0.json", b"", "is not a file of a Spotify export"),
         ("subscriptions.opml", b"<html>a page</html>", "is not an OPML file"),
         ("subscriptions.opml", b"https://one.example/feeds.opml", "is not an OPML file"),
         ("data.zip", b"PK no zip", "data.zip cannot be read as a zip"),

@@ -22,7 +22,7 @@ def read_opml(name: str, content: bytes) -> tuple[list[Saved], list[str]]:
 
     # As bytes: a text that begins like an address would be fetched.
     feeds = listparser.parse(_text(content).encode()).feeds
-    if not feeds and b"<opml" not in content.lower():
+    if not feeds and "<opml" not in _text(content).lower():
         raise Misuse(f"{name} is not an OPML file.", next_step="Export your subscriptions from your podcast app.")
     if len(feeds) > _MOST_FEEDS:
         raise Misuse(f"{name} holds {len(feeds):,} feeds; more than {_MOST_FEEDS:,} are not taken.")
@@ -38,6 +38,8 @@ def read_opml(name: str, content: bytes) -> tuple[list[Saved], list[str]]:
 
 def _text(content: bytes) -> str:
     """As the file says it is encoded, else as UTF-8; what cannot be read stands as a question mark."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", errors="replace")
     said = _DECLARED.match(content[:200].removeprefix(b"\xef\xbb\xbf"))
     try:
         return content.decode(said.group(1).decode() if said else "utf-8-sig", errors="replace")

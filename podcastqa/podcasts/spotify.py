@@ -232,7 +232,7 @@ _BY_STATUS = {
 def _decoded(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, RecursionError) as problem:
         raise ProviderError(f"Spotify's answer cannot be read ({problem}).", kind="unreadable") from None
 
 
@@ -248,7 +248,7 @@ def _item(raw: msgspec.Raw, kind: type[T]) -> T | None:
     except msgspec.ValidationError:
         known: Any = msgspec.json.decode(raw)
         return _lenient(known, kind) if isinstance(known, dict) else None
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, RecursionError) as problem:
         raise ProviderError(f"Spotify's answer cannot be read ({problem}).", kind="unreadable") from None
 
 

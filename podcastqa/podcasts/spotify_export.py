@@ -23,6 +23,7 @@ from podcastqa.podcasts.listens import Told
 ACCOUNT, EXTENDED = "Spotify account data", "Spotify extended history"
 _MINUTE_US, _SECOND_US = 60_000_000, 1_000_000
 _MOST_MS = 7 * 86_400_000
+_FIRST_YEAR, _LAST_YEAR = 2006, 2100
 _MOST_PROBLEMS = 20
 
 
@@ -55,8 +56,8 @@ class _Named(msgspec.Struct):
 
 
 class _Library(msgspec.Struct):
-    shows: list[_Named] = []
-    episodes: list[_Named] = []
+    shows: list[msgspec.Raw] | None = None
+    episodes: list[msgspec.Raw] | None = None
 
 
 #: A file's name → its layout. Browsers add " (1)" to a second download.
@@ -79,7 +80,7 @@ def read_export(name: str, layout: str, content: bytes, is_show: Callable[[str],
 
     Raises Misuse where the file is none; a row that cannot be used is named in `problems`, and the others stand.
     """
-    found = Found(name, layout)
+    found, content = Found(name, layout), _as_utf8(content)
     if layout == "library":
         _read_library(found, content)
     elif layout == "extended history":
@@ -87,6 +88,16 @@ def read_export(name: str, layout: str, content: bytes, is_show: Callable[[str],
     else:
         _collect(found, content, _Row, lambda row: _short(row, found, is_show), seen)
     return found
+
+
+def _as_utf8(content: bytes) -> bytes:
+    """Without a byte order mark; where a letter was saved in another encoding, a question mark stands for it."""
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return content.decode(errors="replace").encode()
+    return content
 
 
 def _collect(
@@ -111,20 +122,20 @@ def _rows(found: Found, content: bytes, kind: type[Any]) -> Iterable[tuple[int, 
         return enumerate(msgspec.json.decode(content, type=list[kind]), 1)  # type: ignore[valid-type]
     except msgspec.ValidationError:
         return _row_by_row(found, content, kind)
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, RecursionError) as problem:
         raise _no_export(found, problem) from problem
 
 
 def _row_by_row(found: Found, content: bytes, kind: type[Any]) -> Iterable[tuple[int, Any]]:
     try:
         raw = msgspec.json.decode(content, type=list[msgspec.Raw])
-    except msgspec.ValidationError as problem:
+    except (msgspec.DecodeError, RecursionError) as problem:
         raise _no_export(found, problem) from problem
     decoder = msgspec.json.Decoder(kind)
     for number, one in enumerate(raw, 1):
         try:
             yield number, decoder.decode(one)
-        except msgspec.DecodeError as problem:
+        except (msgspec.DecodeError, RecursionError) as problem:
             found.rows += 1
             _note(found, f"row {number}: {problem}")
 
@@ -166,6 +177,8 @@ def _extended(row: _ExtendedRow) -> Told | None:
 def _instant(text: str) -> int:
     """Microseconds of a time written like 2024-08-17T15:38:22Z; raises ValueError."""
     found = datetime.fromisoformat(text)
+    if not _FIRST_YEAR <= found.year <= _LAST_YEAR:
+        raise ValueError(f"nobody heard anything on Spotify in the year {found.year}")
     return microseconds(found if found.tzinfo else found.replace(tzinfo=UTC))
 
 
@@ -178,12 +191,26 @@ def _played(ms: int) -> int:
 def _read_library(found: Found, content: bytes) -> None:
     try:
         held = msgspec.json.decode(content, type=_Library)
-    except msgspec.DecodeError as problem:
+    except (msgspec.DecodeError, RecursionError) as problem:
         raise _no_export(found, problem) from problem
-    shows = [Saved(ACCOUNT, _said(one.name), "", _said(one.publisher), _said(one.uri)) for one in held.shows]
-    episodes = [Saved(ACCOUNT, _said(one.show), _said(one.name), "", _said(one.uri)) for one in held.episodes]
-    found.rows = len(shows) + len(episodes)
+    shows = [
+        Saved(ACCOUNT, _said(one.name), "", _said(one.publisher), _said(one.uri))
+        for one in _named(found, "show", held.shows or [])
+    ]
+    episodes = [
+        Saved(ACCOUNT, _said(one.show), _said(one.name), "", _said(one.uri))
+        for one in _named(found, "episode", held.episodes or [])
+    ]
     found.saved = [one for one in (*shows, *episodes) if one.show or one.episode or one.uri]
+
+
+def _named(found: Found, what: str, rows: list[msgspec.Raw]) -> Iterable[_Named]:
+    for number, raw in enumerate(rows, 1):
+        found.rows += 1
+        try:
+            yield msgspec.json.decode(raw, type=_Named)
+        except (msgspec.DecodeError, RecursionError) as problem:
+            _note(found, f"{what} {number}: {problem}")
 
 
 def _said(text: str | None) -> str:
