@@ -6,7 +6,7 @@ import base64
 import socket
 import stat
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -16,13 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from podcastqa.clock import SystemClock
+from podcastqa.alerts.alert import Alert, compose
+from podcastqa.clock import SystemClock, WindowKind
 from podcastqa.database import SYSTEM
 from podcastqa.errors import Misuse, ProviderError, SettingsError
+from podcastqa.money import ZERO
+from podcastqa.podcasts import lenient
 from podcastqa.podcasts.catalog import Heard
 from podcastqa.podcasts.connections import Connections, Login
+from podcastqa.podcasts.consents import mail_ending
 from podcastqa.podcasts.rate_gate import RateGate
-from podcastqa.podcasts.spotify import Episode, SavedEpisode, Show, _items, _Page
 from podcastqa.podcasts.tables import connections
 from podcastqa.podcasts.vault import Sealed, Vault, key_id, vault_of
 from podcastqa.users import User
@@ -154,6 +157,30 @@ def test_the_end_of_a_consent_is_said_thirty_and_seven_days_before(parts: Parts,
     assert "connect spotify --user ada" in said(1)
 
 
+@pytest.mark.both_databases
+def test_the_end_of_a_consent_is_mailed_thirty_and_seven_days_before_each_once(parts: Parts, ada: User) -> None:
+    made = parts.connections.keep(ada, "one", LOGIN)
+    parts.connections.keep(parts.users.add("grace", "grace@example.org"), "two", LOGIN)
+    for days_left in (31, 29.5, 20, 7.5, 6.5, 1, -3):
+        now = made.ends_at - timedelta(days=days_left)
+        mail_ending(parts.database, parts.users, parts.treasury.watch, now)
+    sent = [(one.alert.scope, one.alert.threshold, one.recipient) for one in parts.outbox.sent()]
+    operator = parts.settings.cost_alert_email or "operator@localhost"
+    mine = [("ada", "consent 30", operator), ("ada", "consent 7", operator)]
+    hers = [("grace", "consent 30", "grace@example.org"), ("grace", "consent 7", "grace@example.org")]
+    assert sorted(sent) == sorted(mine + hers)
+
+
+def test_a_mail_about_a_consent_says_until_when_and_how_and_nothing_of_money() -> None:
+    alert = Alert("ada", 7, WindowKind.DAY, date(2027, 5, 22), "consent 30", ZERO, ZERO, "29 days are left")
+    text = compose(alert, recipient="a@example.org", sender="b@example.org", at=datetime(2027, 4, 23, tzinfo=UTC))
+    body = text.get_body(("plain",)).get_content()  # type: ignore[union-attr]
+    assert text["Subject"] == "podcastqa: a connected account asks for consent again within 30 days (ada)"
+    assert "2027-05-22" in body
+    assert "podcastqa connect spotify --user ada" in body
+    assert "$" not in body
+
+
 def test_a_refresh_seals_with_the_key_in_use(parts: Parts, ada: User) -> None:
     old = Connections(parts.database, Vault((OLD,)), SystemClock(), "Spotify")
     old.keep(ada, "one", LOGIN)
@@ -211,27 +238,56 @@ def test_a_shorter_wait_that_is_told_later_does_not_open_the_gate(tmp_path: Path
         gate.check()
 
 
+def test_a_short_wait_is_waited_for_and_a_long_one_is_left_to_the_person(tmp_path: Path) -> None:
+    said: list[str] = []
+    gate = RateGate("Spotify", tmp_path / "wait", SystemClock())
+    assert gate.wait(0, said.append)  # open
+    gate.close("1")
+    assert gate.wait(60, said.append)
+    gate.check()
+    gate.close("61")
+    assert not gate.wait(60, said.append)
+    assert [one.endswith("UTC: waiting") for one in said] == [True]
+
+
 # ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_answer_that_lacks_or_varies_something_is_used_as_far_as_it_goes() -> None:
-    """Null items, a publisher of another type, names that are null, no position: each has stopped some client."""
-    page = msgspec.json.decode(
-        b"""{"items": [null, 5, {"episode": null},
-        {"episode": {"uri": "u1", "name": null, "show": {"uri": "s", "name": "A show", "publisher": {"a": 1}}}},
-        {"episode": {"uri": "u2", "name": "Two", "duration_ms": "long", "resume_point": {"resume_position_ms": 7}}}],
-        "total": 5}""",
-        type=_Page,
-    )
-    found = [one.episode for one in _items(page, SavedEpisode)]
-    assert found == [
-        None,
-        Episode(uri="u1", show=Show(uri="s", name="A show")),
-        Episode(uri="u2", name="Two", resume_point=found[-1].resume_point if found[-1] else None),
-    ]
-    assert found[2] is not None
-    assert found[2].resume_point is not None
-    assert found[2].resume_point.resume_position_ms == 7
+class Leaf(msgspec.Struct):
+    """An object in another."""
+
+    word: str = ""
+    number: int = 0
+
+
+class Branch(msgspec.Struct):
+    """An object that may hold another."""
+
+    word: str = ""
+    leaf: Leaf | None = None
+
+
+@pytest.mark.parametrize(
+    ("said", "used"),
+    [
+        (b'{"word": "a", "leaf": {"word": "b", "number": 3}}', Branch("a", Leaf("b", 3))),
+        (b'{"word": null, "leaf": {"word": "b", "number": "three", "other": [1]}}', Branch("", Leaf("b", 0))),
+        (b'{"word": "a", "leaf": 5}', Branch("a", None)),
+        (b'{"leaf": null}', Branch("", None)),
+        (b"null", None),
+        (b"[1]", None),
+    ],
+)
+def test_of_what_is_said_everything_as_declared_is_used_and_the_rest_counts_as_not_said(
+    said: bytes, used: Branch | None
+) -> None:
+    assert lenient.item(said, Branch) == used
+
+
+@pytest.mark.parametrize("said", [b"{", b"", b"<html>", b'{"a":' * 200_000])
+def test_what_is_no_json_is_unreadable_and_no_traceback(said: bytes) -> None:
+    with pytest.raises(lenient.Unreadable):
+        lenient.item(said, Branch)
 
 
 @pytest.mark.both_databases

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podcastqa.podcasts.listens import PLAYING, POSITION, Told, listens
+from podcastqa.podcasts.listens import PLAYING, POSITION, Seen, Told, listens
 from podcastqa.podcasts.polls import Listening, Look
+from podcastqa.wiring import Parts
 
 _MINUTE, _SECOND = 60_000_000, 1_000_000
 _NOON = 1_700_000_000 // 60 * 60 * _SECOND
@@ -134,25 +136,43 @@ def look(second: int, progress_ms: int, uri: str = "u") -> Look:
     return Look(_NOON + second * _SECOND, uri, "Show", "One", progress_ms)
 
 
-def test_looks_add_up_to_what_was_heard() -> None:
+def over(began: int, last: int, gone: int, played_ms: int) -> list[Seen]:
+    return [Seen(_NOON + began * _SECOND, polled(last, gone, played_ms), True)]
+
+
+def test_looks_add_up_to_what_was_heard_and_each_tells_how_far_that_is() -> None:
     going, told = Listening("Spotify"), []
     for seen in (look(0, 5_000), look(30, 35_000), look(60, 35_000), look(90, 50_000)):  # a pause in between
         told += going.see(seen)
-    assert told == []
-    assert going.see(Look(_NOON + 120 * _SECOND)) == [polled(90, 120, 45_000)]  # 30 + 0 + 15 s
+    so_far = [polled(30, 60, 30_000), polled(60, 90, 30_000), polled(90, 120, 45_000)]  # 30, + 0, + 15 s
+    assert told == [Seen(_NOON, one, False) for one in so_far]
+    assert going.see(Look(_NOON + 115 * _SECOND)) == over(0, 90, 115, 45_000)
     assert going.see(Look(_NOON + 150 * _SECOND)) == []
 
 
 def test_a_jump_is_no_listening_and_twice_the_speed_is() -> None:
     going = Listening("Spotify")
     for seen in (look(0, 0), look(30, 600_000), look(60, 660_000), look(90, 10_000), look(120, 40_000)):
-        assert going.see(seen) == []
-    assert going.end(_NOON + 150 * _SECOND) == [polled(120, 150, 90_000)]  # 0 + 60 (at double speed) + 0 + 30 s
+        going.see(seen)
+    assert going.end(_NOON + 150 * _SECOND) == over(0, 120, 150, 90_000)  # 0 + 60 (at double speed) + 0 + 30 s
 
 
 def test_another_episode_ends_the_listen_and_begins_one() -> None:
     going = Listening("Spotify")
     going.see(look(0, 0))
     going.see(look(30, 30_000))
-    assert going.see(look(60, 0, uri="v")) == [polled(30, 60, 30_000)]
+    assert going.see(look(60, 0, uri="v")) == over(0, 30, 60, 30_000)
     assert going.end(_NOON + 70 * _SECOND) == []  # one look alone has heard nothing
+
+
+@pytest.mark.both_databases
+def test_a_listen_that_goes_on_is_one_row_that_grows_and_stays_if_nobody_looks_again(parts: Parts) -> None:
+    ada, going = parts.users.add("ada"), Listening("Spotify")
+    for second in (0, 30, 60):
+        parts.catalog.keep_seen(ada, going.see(look(second, second * 1000)))
+    assert parts.catalog.told(ada) == [polled(60, 90, 60_000)]  # as after a kill
+    again = Listening("Spotify")
+    for second in (600, 630):
+        parts.catalog.keep_seen(ada, again.see(look(second, second * 1000)))
+    parts.catalog.keep_seen(ada, again.end(_NOON + 640 * _SECOND))
+    assert parts.catalog.told(ada) == [polled(60, 90, 60_000), polled(630, 640, 30_000)]

@@ -36,6 +36,7 @@ _WHO = ("See who spent it", "podcastqa spend --by user")
 _VARIANCE = ("See estimate against actual cost", "podcastqa spend --variance")
 _LIMIT = ("Give this window more room", "podcastqa budget set {kind} AMOUNT{user} --reason WHY")
 _STOP = ("Refuse every operation from now on", "podcastqa budget stop --reason WHY")
+_CONSENT = ("Consent again, any day until then", "podcastqa connect spotify{user}")
 _RELEASE = ("Let operations run again", "podcastqa budget release --reason WHY")
 #: What happened → headline, what it means, what to do. `percent` stands for every threshold that is a number.
 _WORDS: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
@@ -59,6 +60,11 @@ _WORDS: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
         "Every operation is refused, in every process, until somebody releases the stop.",
         (_STATUS, _RELEASE),
     ),
+    "consent": (
+        "a connected account asks for consent again within {days} days",
+        "After that day nothing is fetched for the user until there is a new consent. What was fetched stays.",
+        (_CONSENT,),
+    ),
 }
 
 
@@ -66,8 +72,8 @@ _WORDS: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
 class Alert:
     """Something a person must hear of, once for each scope, window and threshold.
 
-    `threshold` is a percentage ("80") or an event: "refused", "overrun", "stop". An event that deserves a mail each
-    time carries a number: "stop 7".
+    `threshold` is a percentage ("80") or an event: "refused", "overrun", "stop", "consent". An event that deserves a
+    mail each time carries a number: "stop 7"; "consent 30" is thirty days before the window.
     """
 
     scope: str
@@ -81,8 +87,10 @@ class Alert:
 
     def __post_init__(self) -> None:
         percent = self.threshold.isdecimal() and 1 <= int(self.threshold) <= 100
-        if not percent and not re.fullmatch(r"(refused|overrun|stop)( \d+)?", self.threshold):
-            raise ValueError(f"{self.threshold!r} is neither a percentage from 1 to 100 nor refused, overrun or stop")
+        if not percent and not re.fullmatch(r"(refused|overrun|stop|consent)( \d+)?", self.threshold):
+            raise ValueError(
+                f"{self.threshold!r} is neither a percentage from 1 to 100 nor refused, overrun, stop, consent"
+            )
         if self.window.start != self.window_start:
             raise ValueError(f"no {self.kind} begins on {self.window_start}")
 
@@ -100,7 +108,8 @@ class Alert:
     @property
     def headline(self) -> str:
         """What happened, in half a sentence."""
-        return _WORDS[self._event][0].format(threshold=self.threshold, adjective=self.kind.adjective)
+        days = self.threshold.split()[-1]
+        return _WORDS[self._event][0].format(threshold=self.threshold, adjective=self.kind.adjective, days=days)
 
     @property
     def meaning(self) -> str:
@@ -113,7 +122,9 @@ class Alert:
         return "the whole system" if self.user_id == SYSTEM_ID else one_line(self.scope)
 
     def facts(self) -> tuple[tuple[str, str], ...]:
-        """Who, which window, how much of how much."""
+        """Who, which window, how much of how much; money where it is about money."""
+        if self._event == "consent":
+            return ("Who", self.whose), ("Ends", f"{self.window_start}"), ("Detail", one_line(self.detail))
         share = f" ({100 * self.spent.pico // self.limit.pico} %)" if self.limit.pico > 0 else ""
         stretch = self.window
         rows = (

@@ -84,12 +84,13 @@ def _fetch(given: Given, settings: Settings) -> int:
 def _listen(given: Given, settings: Settings) -> int:
     import time
 
-    from podcastqa.podcasts.fetch import listen
+    from podcastqa.podcasts.polls import listen
 
     parts = parts_of(settings)
     user = _user(parts, given.user or settings.user)
     say(f"Looking every {given.every} s what {user.name} hears, for {given.minutes} minutes; Ctrl-C ends it.")
-    kept = listen(parts.spotify, parts.catalog, user, given.every, time.monotonic() + 60 * given.minutes, out)
+    until, turns = time.monotonic() + 60 * given.minutes, settings.home / "listens.lock"
+    kept = listen(parts.spotify, parts.catalog, user, given.every, until, turns, out)
     out(f"{kept} listens are kept.")
     return 0
 
@@ -112,7 +113,10 @@ def _estimate(paths: Sequence[Path]) -> Usd:
 
 
 def _user(parts: Parts, name: str) -> User:
-    """Whose podcasts; the person whose machine this is need not be added first."""
+    """Whose podcasts; the person whose machine this is need not be added first. Whose consent ends soon hears of it."""
+    from podcastqa.podcasts.consents import mail_ending
+
+    mail_ending(parts.database, parts.users, parts.treasury.watch, parts.clock.now())
     return parts.users.ensure(name) if name == parts.settings.user else parts.users.get(name)
 
 

@@ -20,7 +20,7 @@ from podcastqa.database import Database, Driver, Scope
 from podcastqa.display import Table, Tabular
 from podcastqa.errors import UnknownUser
 from podcastqa.podcasts.found import Saved
-from podcastqa.podcasts.listens import PLAYING, POSITION, Listen, Told, listens
+from podcastqa.podcasts.listens import PLAYING, POSITION, Listen, Seen, Told, listens
 from podcastqa.podcasts.tables import episodes, library, listening
 from podcastqa.users import User
 
@@ -92,6 +92,15 @@ class Catalog:
         """Keep what is new; returns how much that is. Raises UnknownUser where the user was deleted meanwhile."""
         rows = ((user.id, *one, _digest(one)) for one in told)
         return self._add(user, "listening", _LISTENING, rows)
+
+    def keep_seen(self, user: User, seen: Sequence[Seen]) -> None:
+        """Keep each listen as far as it was seen: what was kept of it before is replaced."""
+        rows = [(user.id, *one.told, _digest((one.told.source, one.told.uri, one.began_us))) for one in seen]
+        with self._writing(user) as driver:
+            driver.executemany(
+                "DELETE FROM listening WHERE user_id = ? AND digest = ?", [(*row[:1], row[-1]) for row in rows]
+            )
+            _insert(driver, "listening", ("user_id", *_LISTENING, "digest"), rows)
 
     def add_library(self, user: User, saved: Sequence[Saved]) -> int:
         """The same for shows and episodes."""

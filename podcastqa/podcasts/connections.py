@@ -22,7 +22,8 @@ from podcastqa.users import User
 
 #: Six months from the consent (developer.spotify.com, "Refresh token expiration", 2026-06-18), counted short.
 CONSENT_LASTS = timedelta(days=180)
-_WARN_DAYS = (30, 7)
+#: So many days before, the person hears of it.
+WARN_DAYS = (30, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,7 @@ class Connection(Tabular):
         again = f"podcastqa connect spotify --user {self.user.name}"
         if self.state != CONNECTED:
             return f"{self.provider} asks for consent again: {again}"
-        left = (self.ends_at - now).days
-        if left >= _WARN_DAYS[0]:
-            return ""
-        last = "In the last week: " if left < _WARN_DAYS[1] else ""
-        return f"{last}{self.provider} asks for consent again in {max(left, 0)} days; do it now: {again}"
+        return ends_soon(self.user, self.provider, self.ends_at, now)
 
     def table(self) -> Table:
         """Who, which account, until when."""
@@ -133,6 +130,16 @@ class Connections:
     def _set(self, user: User, **values: str) -> None:
         with self._database.write(Scope(user.id)) as connection:
             connection.execute(update(connections).where(connections.c.provider == self._provider).values(**values))
+
+
+def ends_soon(user: User, provider: str, ends_at: datetime, now: datetime) -> str:
+    """What to do about a consent's end; empty while there is time."""
+    left = (ends_at - now).days
+    if left >= WARN_DAYS[0]:
+        return ""
+    last = "In the last week: " if left < WARN_DAYS[1] else ""
+    again = f"podcastqa connect {provider.lower()} --user {user.name}"
+    return f"{last}{provider} asks for consent again in {max(left, 0)} days; do it now: {again}"
 
 
 def reauth(user: User, provider: str) -> ProviderError:

@@ -6,18 +6,15 @@ grows between two looks: the difference is a listen that ended somewhere in betw
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from podcastqa.clock import microseconds
 from podcastqa.display import Table, Tabular
 from podcastqa.podcasts.catalog import Catalog, Heard
 from podcastqa.podcasts.connections import Connection
 from podcastqa.podcasts.found import Saved, shortened
-from podcastqa.podcasts.listens import Told
-from podcastqa.podcasts.polls import Listening, Look
-from podcastqa.podcasts.spotify import PROVIDER, Episode, Playing, Spotify
+from podcastqa.podcasts.spotify import PROVIDER, Episode, Spotify, show_of
 from podcastqa.users import User
 
 
@@ -53,16 +50,17 @@ def connect(spotify: Spotify, user: User, say: Callable[[str], None]) -> Connect
 
 
 def fetch(spotify: Spotify, catalog: Catalog, user: User, each: Callable[[str], None] = lambda _: None) -> Fetched:
-    """Fetch all that is kept of the user's account; `each` is told what is fetched next.
+    """Fetch all that is kept of the user's account; `each` is told what is fetched next, or waited for.
 
     Raises ProviderError where Spotify says no or nothing, Refused where the guard does.
     """
+    spotify = replace(spotify, say=each)
     each("shows")
     shows = list(spotify.shows(user))
     followed = [Saved(PROVIDER, show=shortened(show.name), uri=show.uri) for show in shows]
     each("saved episodes")
     marked = list(spotify.saved_episodes(user))
-    kept = [Saved(PROVIDER, _show(one), shortened(one.name), uri=one.uri) for one in marked]
+    kept = [Saved(PROVIDER, show_of(one), shortened(one.name), uri=one.uri) for one in marked]
     new = catalog.replace_library(user, PROVIDER, [*followed, *kept])
     seen = listens = 0
     fetched_us = catalog.fetched(user, PROVIDER)
@@ -75,48 +73,6 @@ def fetch(spotify: Spotify, catalog: Catalog, user: User, each: Callable[[str], 
     now = spotify.gate.clock.now()
     warning = spotify.connections.find(user).warning(now)
     return Fetched(user.name, len(shows), len(marked), seen, new, listens, warning)
-
-
-def listen(
-    spotify: Spotify,
-    catalog: Catalog,
-    user: User,
-    every_seconds: float,
-    until: float,
-    say: Callable[[str], None],
-    sleep: Callable[[float], None] = time.sleep,
-) -> int:
-    """Look what the user hears, again and again until that monotonic time; returns how many listens were kept.
-
-    What is being heard when it ends, or is interrupted, is kept too. Raises as `fetch` does.
-    """
-    clock, going, kept = spotify.gate.clock, Listening(PROVIDER), 0
-
-    def keep(ended: list[Told]) -> None:
-        nonlocal kept
-        kept += catalog.add_listening(user, ended)
-        for one in ended:
-            say(f"{one.show}: {one.episode}, {one.played_ms / 60_000:.1f} minutes")
-
-    try:
-        while True:
-            keep(going.see(_look(spotify.playing(user), microseconds(clock.now()))))
-            if time.monotonic() + every_seconds >= until:
-                return kept
-            sleep(every_seconds)
-    finally:
-        keep(going.end(microseconds(clock.now())))
-
-
-def _look(playing: Playing, at_us: int) -> Look:
-    item = playing.item
-    if item is None or not playing.is_playing or playing.currently_playing_type != "episode":
-        return Look(at_us)
-    return Look(at_us, item.uri, _show(item), shortened(item.name), playing.progress_ms)
-
-
-def _show(episode: Episode) -> str:
-    return shortened(episode.show.name) if episode.show else ""
 
 
 def _heard(episode: Episode, show: str, now_us: int) -> Heard:

@@ -30,6 +30,14 @@ class Told(NamedTuple):
     """Of the rows in one file that say the same, the first, the second and so on."""
 
 
+class Seen(NamedTuple):
+    """A listen as far as it was seen: begun at that instant (microseconds), and over or still going on."""
+
+    began_us: int
+    told: Told
+    is_over: bool
+
+
 _LAST = 2**63
 
 

@@ -6,6 +6,8 @@ The time stands in a file, so that a program that ends and begins again still ke
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -39,6 +41,21 @@ class RateGate:
         until = self.until()
         if until is not None:
             raise self._closed(until)
+
+    def seconds(self) -> float:
+        """How long until it opens."""
+        until = self.until()
+        return 0.0 if until is None else (until - self.clock.now()).total_seconds()
+
+    def wait(self, most_seconds: float, say: Callable[[str], None]) -> bool:
+        """Wait until it opens, and say so; False, at once, where that takes longer."""
+        until, seconds = self.until(), self.seconds()
+        if seconds > most_seconds:
+            return False
+        if until is not None:
+            say(f"{self.provider} asks for no requests before {until:%H:%M:%S} UTC: waiting")
+            time.sleep(max(seconds, 0))
+        return True
 
     def close(self, retry_after: str) -> ProviderError:
         """Close it as the answer's Retry-After says (RFC 9110, 10.2.3: seconds or a date); returns what to raise."""

@@ -7,9 +7,10 @@ What is missing in an answer, null in a list or of another type than usual is le
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -19,6 +20,8 @@ from podcastqa.errors import ProviderError
 from podcastqa.file_lock import FileLock
 from podcastqa.money import ZERO
 from podcastqa.podcasts.connections import Connections, Login, reauth
+from podcastqa.podcasts.found import shortened
+from podcastqa.podcasts.lenient import Unreadable, item, items, whole
 from podcastqa.podcasts.rate_gate import RateGate
 from podcastqa.podcasts.spotify_login import SpotifyLogin
 from podcastqa.spend.entries import Operation
@@ -29,6 +32,8 @@ PROVIDER = "Spotify"
 _PAGE = 50
 _MOST_PAGES = 400
 _MOST_BYTES = 8 * 2**20
+#: A request waits for the gate so long and so often; a longer wait is for whoever runs the program.
+_SHORT_WAIT_SECONDS, _MOST_WAITS = 60.0, 3
 #: A token that ends sooner is not used for another request.
 _SPARE_US = 30_000_000
 T = TypeVar("T")
@@ -58,6 +63,11 @@ class Episode(msgspec.Struct):
     duration_ms: int = 0
     resume_point: Position | None = None
     show: Show | None = None
+
+
+def show_of(episode: Episode) -> str:
+    """The name of an episode's show, as it is kept."""
+    return shortened(episode.show.name) if episode.show else ""
 
 
 class SavedShow(msgspec.Struct):
@@ -102,6 +112,8 @@ class Spotify:
     gate: RateGate
     lock: FileLock
     """One process at a time refreshes a login: where refresh tokens rotate, the second use of one ends the consent."""
+    say: Callable[[str], None] = lambda _: None
+    """Told when a request waits."""
 
     def account(self, user: User, login: Login) -> str:
         """The account that a fresh login belongs to: its lasting number where there is one."""
@@ -135,7 +147,8 @@ class Spotify:
         """What the user hears now."""
         path = "/me/player/currently-playing"
         body = self._get(user, f"GET {path}", path, {"additional_types": "episode"})
-        return _item(msgspec.Raw(body or b"{}"), Playing) or Playing()
+        with _readable():
+            return item(body or b"{}", Playing) or Playing()
 
     def _pages(self, user: User, name: str, path: str, kind: type[T]) -> Iterator[T]:
         for number in range(_MOST_PAGES):
@@ -178,9 +191,21 @@ class Spotify:
             self.gate.check()
             return self._answer(path, query, login, seconds)
 
-        self.gate.check()  # nothing is booked for what is not sent
-        what = Operation(user.id, "spotify", name, "spotify")
-        return self.payer.pay(what, ZERO, send)
+        def ask() -> bytes:
+            self.gate.check()  # nothing is booked for what is not sent
+            return self.payer.pay(Operation(user.id, "spotify", name, "spotify"), ZERO, send)
+
+        return self._patiently(ask)
+
+    def _patiently(self, ask: Callable[[], bytes]) -> bytes:
+        """What it answers; where Spotify says to wait a short time, after that."""
+        for _ in range(_MOST_WAITS):
+            try:
+                return ask()
+            except ProviderError as problem:
+                if problem.kind != "throttled" or not self.gate.wait(_SHORT_WAIT_SECONDS, self.say):
+                    raise
+        return ask()
 
     def _answer(self, path: str, query: dict[str, str], login: Login, seconds: float) -> bytes:
         import httpx2
@@ -230,46 +255,18 @@ _BY_STATUS = {
 
 
 def _decoded(body: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.DecodeError, RecursionError) as problem:
-        raise ProviderError(f"Spotify's answer cannot be read ({problem}).", kind="unreadable") from None
+    with _readable():
+        return whole(body, kind)
 
 
 def _items(page: _Page, kind: type[T]) -> list[T]:
-    """What can be used of a page."""
-    return [one for one in (_item(raw, kind) for raw in page.items) if one is not None]
+    with _readable():
+        return items(page.items, kind)
 
 
-def _item(raw: msgspec.Raw, kind: type[T]) -> T | None:
-    """An item with every field that is as declared: one that is null or of another type counts as missing."""
+@contextmanager
+def _readable() -> Iterator[None]:
     try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.ValidationError:
-        known: Any = msgspec.json.decode(raw)
-        return _lenient(known, kind) if isinstance(known, dict) else None
-    except (msgspec.DecodeError, RecursionError) as problem:
+        yield
+    except Unreadable as problem:
         raise ProviderError(f"Spotify's answer cannot be read ({problem}).", kind="unreadable") from None
-
-
-def _lenient(known: dict[str, Any], kind: type[T]) -> T:
-    values = {}
-    for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
-        value, inner = known.get(field.encode_name), _INSIDE.get((kind, field.name))
-        try:
-            values[field.name] = (
-                _lenient(value, inner) if inner and isinstance(value, dict) else msgspec.convert(value, field.type)
-            )
-        except msgspec.ValidationError:
-            continue
-    return kind(**values)
-
-
-#: The fields that hold another of these.
-_INSIDE: dict[tuple[type[Any], str], type[Any]] = {
-    (SavedShow, "show"): Show,
-    (SavedEpisode, "episode"): Episode,
-    (Playing, "item"): Episode,
-    (Episode, "show"): Show,
-    (Episode, "resume_point"): Position,
-}

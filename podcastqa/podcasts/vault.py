@@ -11,12 +11,14 @@ import binascii
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from podcastqa.errors import ProviderError, SettingsError
+from podcastqa.file_lock import FileLock
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -85,18 +87,24 @@ def vault_of(said: str, file: Path) -> Vault:
     """
     if said:
         return Vault(_keys(said.replace(",", " ").split(), "PODCASTQA_KEYS"))
-    try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    else:
+    if not file.exists():
+        _make(file)
+    if stat.S_IMODE(file.stat().st_mode) & 0o077:
+        raise SettingsError(f"Others may read the key file {file}.", next_step=f"Close it: chmod 600 {file}")
+    return Vault(_keys(file.read_text().split(), str(file)))
+
+
+def _make(file: Path) -> None:
+    """A file with a new key, for its owner only: there as a whole or not at all, and never in another's place."""
+    with FileLock(file.with_name(f"{file.name}.lock")):
+        if file.exists():  # another process was faster: its key is the one
+            return
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name)
         with os.fdopen(handle, "w") as made:
             made.write(base64.b64encode(os.urandom(_KEY_BYTES)).decode() + "\n")
             made.flush()
             os.fsync(made.fileno())
-    if stat.S_IMODE(file.stat().st_mode) & 0o077:
-        raise SettingsError(f"Others may read the key file {file}.", next_step=f"Close it: chmod 600 {file}")
-    return Vault(_keys(file.read_text().split(), str(file)))
+        os.replace(name, file)
 
 
 def _keys(words: Sequence[str], where: str) -> tuple[bytes, ...]:
