@@ -1,16 +1,21 @@
 """One table, three readers: aligned text for a shell, escaped HTML for a notebook, records for a program.
 
-Whatever a cell holds is written as text: a title from a feed can say `<script>` and nothing will run.
+Whatever a cell holds is written as text: a title from a feed can say `<script>` and nothing will run, and one with
+letters that steer a terminal steers none.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Protocol
 
 from podcastqa.money import Usd
+
+#: Longest line that a text from outside may add to a mail, and longest cell of a table in a terminal.
+_LONGEST_LINE, _LONGEST_CELL = 400, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +29,11 @@ class Table:
 
     def text(self) -> str:
         """Columns aligned for a terminal: words to the left, amounts and numbers to the right."""
-        cells = [[show(value) for value in row] for row in self.rows]
+        cells = [[one_line(show(value), _LONGEST_CELL) for value in row] for row in self.rows]
         widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
         right = [all(_is_number(row[i]) for row in self.rows) and bool(self.rows) for i in range(len(widths))]
         lines = [
-            self.title,
+            one_line(self.title),
             *(_aligned(row, widths, right) for row in [list(self.columns), *cells]),
             *self.notes,
         ]
@@ -72,6 +77,13 @@ class Tabular:
         table = self.table()
         exact = [[v.decimal if isinstance(v, Usd) else v for v in row] for row in table.rows]
         return pd.DataFrame(exact, columns=list(table.columns))
+
+
+def one_line(text: str, longest: int = _LONGEST_LINE) -> str:
+    """A text from outside as one line that hides nothing: no control, direction or unassigned characters."""
+    shown = "".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text)
+    line = " ".join(shown.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def show(value: object) -> str:

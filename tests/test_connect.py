@@ -26,6 +26,7 @@ from podcastqa.podcasts.catalog import Heard
 from podcastqa.podcasts.connections import Connections, Login
 from podcastqa.podcasts.consents import mail_ending
 from podcastqa.podcasts.rate_gate import RateGate
+from podcastqa.podcasts.spotify_login import granted
 from podcastqa.podcasts.tables import connections
 from podcastqa.podcasts.vault import Sealed, Vault, key_id, vault_of
 from podcastqa.users import User
@@ -210,6 +211,8 @@ def test_deleting_a_user_leaves_no_login(parts: Parts, ada: User) -> None:
         ("", 30),
         ("soon", 30),
         ("-5", 30),
+        ("9" * 5_000, 10 * 365 * 86_400),
+        ("Wed, 21 Oct 99999999999 07:28:00 GMT", 30),
     ],
 )
 def test_the_gate_stays_closed_as_long_as_was_said_in_every_process(
@@ -223,7 +226,7 @@ def test_the_gate_stays_closed_as_long_as_was_said_in_every_process(
     other = RateGate("Spotify", tmp_path / "wait", clock)  # as another process has it
     if seconds:
         clock.forward(seconds=seconds - 0.001)
-        with pytest.raises(ProviderError, match="no requests before 2024-03-1"):
+        with pytest.raises(ProviderError, match="no requests before 20"):
             other.check()
         clock.forward(seconds=0.001)
     other.check()
@@ -320,6 +323,13 @@ def test_the_shows_that_a_stopped_fetch_left_out_come_first_the_next_time(parts:
         parts.catalog.add_episodes(ada, "Spotify", [Heard(show, "One", f"{show}{at_us}", "", 1, 0, at_us)])
     parts.catalog.add_episodes(parts.users.add("grace"), "Spotify", [Heard("C", "One", "u", "", 1, 0, 1)])
     assert parts.catalog.fetched(ada, "Spotify") == {"A": 7, "B": 9}
+
+
+@pytest.mark.parametrize("access", [None, "", 7, {"a": 1}, "line\nbreak", "Zwölf"])
+def test_what_cannot_be_sent_in_a_header_is_no_token(access: object) -> None:
+    assert granted({"access_token": "a", "expires_in": 60}, 5, "old") == Login("a", "old", 60_000_005)
+    with pytest.raises(ValueError, match="no token"):
+        granted({"access_token": access}, 5, "old")
 
 
 # ── the browser ───────────────────────────────────────────────────────────────────────────────────────────────────────

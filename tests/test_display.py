@@ -117,3 +117,11 @@ def test_a_result_shows_itself_in_a_notebook_a_shell_and_pandas() -> None:
 def test_a_value_has_one_form_for_people_and_one_for_json(value: object, shown: str, for_json: object) -> None:
     assert show(value) == shown
     assert plain(value) == for_json
+
+
+def test_letters_that_steer_a_terminal_stay_out_of_a_table_and_long_cells_are_cut() -> None:
+    table = Table("Of \x1b[2Jada", ("show",), (("\x1b[31mred\r\nline\u202e",), ("x" * 500,)))
+    title, _, first, second = table.text().splitlines()
+    assert (title, first) == ("Of [2Jada", "[31mred line")
+    assert second == "x" * 199 + "…"
+    assert table.records()[1]["show"] == "x" * 500  # a program gets all of it

@@ -64,6 +64,35 @@ def test_a_row_that_nothing_names_stays_as_it_is() -> None:
     assert (one.show, one.episode, one.uri) == ("", "", "u")
 
 
+@pytest.mark.parametrize(
+    ("coarse", "fine"),
+    [
+        (short(0, 600_000, show=""), exact(22, 600_000)),
+        (short(0, 600_000), exact(22, 600_000, show="")),
+        (short(0, 600_000), exact(22, 600_000, show="", uri="")),
+        (short(0, 600_000), exact(22, 600_000, show="", episode="")),  # nothing in common, and longer than the minute
+        (short(0, 20_000), exact(22, 20_000, show="")),
+    ],
+)
+def test_a_telling_that_lacks_names_is_of_the_listen_that_has_them(coarse: Told, fine: Told) -> None:
+    [one] = listens([coarse, fine])
+    assert (one.ended_us, one.show, one.episode, one.played_ms) == (fine.ended_us, "Show", "One", fine.played_ms)
+    assert one.sources == ("extended", "account")
+
+
+def test_tellings_that_need_not_be_of_one_listen_stay_two() -> None:
+    assert len(listens([short(0, 20_000), exact(22, 20_000, show="", episode="")])) == 2  # each could have ended there
+    assert len(listens([short(0, 600_000), exact(22, 600_000, show="", episode="Two", uri="")])) == 2
+    unnamed, other = exact(22, 20_000, show="", uri=""), exact(25, 20_000, show="Other", uri="")
+    assert len(listens([short(0, 20_000), unnamed, other])) == 2  # the one without a show is the one that is told twice
+
+
+def test_an_episode_that_was_renamed_between_two_exports_is_heard_once() -> None:
+    renamed = exact(22, 600_000, show="New name", episode="One (again)")
+    [one] = listens([exact(22, 600_000), renamed])
+    assert (one.uri, one.played_ms) == ("u", 600_000)
+
+
 def test_names_of_two_addresses_say_neither() -> None:
     told = [exact(5, 1, uri="u"), exact(65, 2, uri="v"), short(9, 3)]
     assert [one.uri for one in listens(told)] == ["u", "v", ""]

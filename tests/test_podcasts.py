@@ -180,6 +180,64 @@ def test_a_row_that_stands_twice_in_an_export_is_told_twice_and_never_again(
     assert brought(parts, ada, again).new == 1
 
 
+def test_the_same_file_in_two_folders_of_a_zip_is_one_file(parts: Parts, ada: User, tmp_path: Path) -> None:
+    name = "StreamingHistory_podcast_0.json"
+    path = packed(tmp_path, {f"a/{name}": [SHORT | {"msPlayed": 5}], f"b/{name}": [SHORT | {"msPlayed": 5}]})
+    found = brought(parts, ada, path)
+    assert (found.new, found.problems) == (1, (f"b/{name} is there twice; the second is left out",))
+
+
+def test_what_names_shows_is_read_first_whatever_it_is_packed_in(parts: Parts, ada: User, tmp_path: Path) -> None:
+    old = {"endTime": "2021-08-17 15:38", "artistName": "A show", "trackName": "One", "msPlayed": 60_000}
+    mixed = packed(tmp_path, {"StreamingHistory0.json": [old, old | {"artistName": "A band"}]}, "a.zip")
+    opml = put(tmp_path, "b.opml", b'<opml><body><outline text="A show" xmlUrl="https://example.org/f"/></body></opml>')
+    assert brought(parts, ada, mixed, opml).new == 2
+    assert brought(parts, ada, mixed, opml).new == 0
+
+
+def test_one_damaged_file_of_a_zip_is_named_and_the_others_are_kept(parts: Parts, ada: User, tmp_path: Path) -> None:
+    path = packed(tmp_path, {"YourLibrary.json": ["no library"], "StreamingHistory_podcast_0.json": [SHORT]})
+    found = brought(parts, ada, path)
+    assert (found.new, found.refused, len(parts.catalog.history(ada).listens)) == (1, 1, 1)
+    assert "YourLibrary.json is not a file of a Spotify export" in found.problems[0]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_a_sentence_however_it_is_packed(parts: Parts, ada: User, tmp_path: Path, method: int) -> None:
+    path = tmp_path / "my_spotify_data.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("StreamingHistory_podcast_0.json", json.dumps([SHORT] * 50))
+    content = bytearray(path.read_bytes())
+    content[70:110] = bytes(byte ^ 0x5A for byte in content[70:110])
+    path.write_bytes(content)
+    with pytest.raises(Misuse, match="cannot be read as a zip"):
+        brought(parts, ada, path)
+
+
+def test_names_that_are_blank_halves_of_letters_or_steer_a_terminal_do_no_harm(
+    parts: Parts, ada: User, tmp_path: Path
+) -> None:
+    """RFC 8259, 8.2: JSON may escape half of a letter alone; no database takes it."""
+    rows = [
+        SHORT | {"episodeName": " \x00 "},
+        SHORT | {"episodeName": "half \ud83d", "podcastName": "whole 🎙 \\ud83d"},
+        SHORT | {"episodeName": "\x1b[31mred\x1b]0;title\x07 \u202eturned\r\nline"},
+    ]
+    found = brought(parts, ada, put(tmp_path, "StreamingHistory_podcast_0.json", json.dumps(rows).encode()))
+    assert found.problems == ("StreamingHistory_podcast_0.json, row 1: no episode is named; it is left out",)
+    heard = {one.episode: one.show for one in parts.catalog.history(ada).listens}
+    assert heard == {"half \ufffd": "whole 🎙 \\ud83d", "[31mred ]0;title   turned line": SHORT["podcastName"]}
+
+
+@pytest.mark.parametrize("codec", ["idna", "undefined", "utf-7", "raw_unicode_escape", "punycode", "utf-16", "no-such"])
+def test_an_opml_that_names_an_odd_encoding_is_read_as_what_it_is(
+    parts: Parts, ada: User, tmp_path: Path, codec: str
+) -> None:
+    outline = '<outline text="A show" xmlUrl="https://example.org/feed"/>'
+    content = f'<?xml version="1.0" encoding="{codec}"?><opml><body>{outline}</body></opml>'.encode()
+    assert brought(parts, ada, put(tmp_path, "x.opml", content)).files[0].saved == 1
+
+
 def test_a_file_with_a_mark_at_its_start_or_in_another_encoding_is_read_all_the_same(
     parts: Parts, ada: User, tmp_path: Path
 ) -> None:

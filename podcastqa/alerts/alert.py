@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from email.message import EmailMessage
@@ -19,6 +18,7 @@ from html import escape
 from typing import Protocol
 
 from podcastqa.clock import Window, WindowKind, microseconds, utc, window
+from podcastqa.display import one_line
 from podcastqa.errors import MailError
 from podcastqa.money import Usd
 
@@ -26,8 +26,6 @@ from podcastqa.money import Usd
 SYSTEM_ID, SYSTEM_SCOPE = 0, "system"
 #: Who gets the mail where nobody has said.
 NOBODY_NAMED = "operator@localhost"
-#: Longest line that a text from outside may add to a mail.
-_LONGEST = 400
 #: RFC 5322's limits for a line. Folding at the soft one would put a plain subject on the line after "Subject:", where
 #: readers see a blank before it; encoded words need it.
 _HARD, _SOFT = 998, 78
@@ -213,13 +211,6 @@ def wire_bytes(message: EmailMessage) -> bytes:
 def recipients(message: EmailMessage) -> list[str]:
     """The bare addresses that it goes to."""
     return [address.addr_spec for address in message["To"].addresses]
-
-
-def one_line(text: str) -> str:
-    """A text from outside as one line that hides nothing: no control, direction or unassigned characters."""
-    shown = "".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in text)
-    line = " ".join(shown.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def _header(text: str) -> str:

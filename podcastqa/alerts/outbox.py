@@ -30,11 +30,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert  # SQLite took these words over
 
-from podcastqa.alerts.alert import NOBODY_NAMED, SYSTEM_ID, SYSTEM_SCOPE, Alert, Mailer, Receipt, compose, one_line
+from podcastqa.alerts.alert import NOBODY_NAMED, SYSTEM_ID, SYSTEM_SCOPE, Alert, Mailer, Receipt, compose
 from podcastqa.clock import Clock, WindowKind, day_number, day_of, from_microseconds, microseconds
 from podcastqa.database import SYSTEM, Database, Scope, metadata, row_id
 from podcastqa.display import Table as Shown
-from podcastqa.display import Tabular
+from podcastqa.display import Tabular, one_line
 from podcastqa.errors import PodcastQAError, Refused
 from podcastqa.money import Usd
 from podcastqa.users import Users, owner

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from email.message import EmailMessage
 
-from podcastqa.alerts.alert import Receipt, one_line, recipients, wire_bytes
+from podcastqa.alerts.alert import Receipt, recipients, wire_bytes
 from podcastqa.alerts.smtp_session import Session, Unanswered
+from podcastqa.display import one_line
 from podcastqa.errors import ProviderError, SettingsError
 from podcastqa.redaction import Redactor
 

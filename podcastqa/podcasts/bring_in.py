@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from podcastqa.display import Table, Tabular
+from podcastqa.display import Table, Tabular, one_line
 from podcastqa.errors import Misuse, UnknownUser
 from podcastqa.podcasts.catalog import Catalog
 from podcastqa.podcasts.found import Found
 from podcastqa.podcasts.listens import folded
 from podcastqa.podcasts.opml import read_opml
 from podcastqa.podcasts.spotify_export import layout_of, read_export
-from podcastqa.podcasts.zipped import MOST_BYTES, members
+from podcastqa.podcasts.zipped import MOST_BYTES, members, unpacked
 from podcastqa.users import User
 
 _KNOWN = (
@@ -76,44 +79,82 @@ def bring_in(
     Raises Misuse where no file can be used, UnknownUser where the user was deleted meanwhile.
     """
     done: list[FileResult] = []
+    files: list[_File] = []
     problems: list[str] = []
-    refused = 0
+    refusals: list[Misuse] = []
     shows = {folded(show) for show in catalog.shows(user)}
-
-    def is_show(name: str) -> bool:
-        return folded(name) in shows
-
-    for path in sorted(paths, key=lambda one: _first_libraries(one.name)):
-        seen = Counter[Any]()  # of one export: its files continue each other
-        try:
-            for name, content in _contents(path):
-                each(name)
-                found = _read(name, content, is_show, seen)
-                shows.update(folded(one.show) for one in found.saved)
-                shows.update(folded(show) for show in {one.show for one in found.told})
-                done.append(_kept(catalog, user, found))
-                problems += found.problems
-        except UnknownUser:
-            raise
-        except Misuse as problem:  # the file's fault: the others go on
-            refused += 1
-            problems.append(problem.message if not problem.next_step else f"{problem.message} {problem.next_step}")
+    for path in sorted(set(paths)):
+        with _noting(refusals):
+            files += _files_of(path)
+    for one in sorted(files, key=lambda one: _rank(one.name)):  # whatever they are packed in
+        each(one.name)
+        with _noting(refusals):
+            found = _read(one, lambda name: folded(name) in shows)
+            shows.update(folded(saved.show) for saved in found.saved)
+            shows.update(folded(show) for show in {told.show for told in found.told})
+            done.append(_kept(catalog, user, found))
+            problems += found.problems
+    problems += [f"{one.message} {one.next_step}".strip() for one in refusals]
     if not done:
-        raise Misuse(" ".join(problems) or "No file was given.", next_step=_KNOWN)
-    return BroughtIn(user.name, tuple(done), tuple(problems), refused)
+        said = " ".join(problems) or "No file was given."
+        raise Misuse(said, next_step="" if _KNOWN in said else _KNOWN)
+    return BroughtIn(user.name, tuple(done), tuple(problems), len(refusals))
 
 
-def _first_libraries(name: str) -> tuple[int, str]:
-    """What names shows comes first: it tells podcasts from music."""
-    return {"library": 0, "": 0, "account data, podcasts": 1, "extended history": 1}.get(layout_of(name), 2), name
+@contextmanager
+def _noting(refusals: list[Misuse]) -> Iterator[None]:
+    """What is one file's fault is noted, and the others go on."""
+    try:
+        yield
+    except UnknownUser:
+        raise
+    except Misuse as problem:
+        refusals.append(problem)
 
 
-def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
+def _rank(name: str) -> int:
+    """What names shows is read first: it tells podcasts from music."""
+    return {"library": 0, "": 0, "account data, podcasts": 1, "extended history": 1}.get(_layout(name), 2)
+
+
+@dataclass(slots=True)
+class _Export:
+    """What the files of one export have in common: rows that say the same, and files that are there twice."""
+
+    rows: Counter[Any] = field(default_factory=Counter)
+    files: set[tuple[str, bytes]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it was given, or one out of a zip."""
+
+    name: str
+    read: Callable[[], bytes]
+    export: _Export
+
+
+def _files_of(path: Path) -> list[_File]:
+    """The file, or what of a zip is of use, a file each."""
     if path.is_dir():
         raise Misuse(f"{path.name} is a folder.", next_step="Name its files.")
-    if path.suffix.lower() == ".zip":
-        yield from _unpacked(path)
-        return
+    if path.suffix.lower() != ".zip":
+        return [_File(one_line(path.name), partial(_content, path), _Export())]
+    export = _Export()
+    found = [
+        _File(one_line(one.filename), partial(unpacked, path, one), export)
+        for one in members(path, lambda name: bool(layout_of(name)))
+    ]
+    if not found:
+        raise Misuse(f"{path.name} holds no file of a Spotify export that speaks of podcasts.")
+    return found
+
+
+def _layout(name: str) -> str:
+    return layout_of(Path(name.replace("\\", "/")).name)
+
+
+def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -121,24 +162,17 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
         raise Misuse(f"{path.name} cannot be read ({problem.strerror}).") from problem
     if len(content) > MOST_BYTES:
         raise Misuse(f"{path.name} is larger than {MOST_BYTES:,} bytes; no export's file is.")
-    yield path.name, content
+    return content
 
 
-def _unpacked(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file of an export in a zip, one in memory at a time."""
-    found = False
-    for rank in (0, 1, 2):
-        for one in members(path, lambda name, rank=rank: bool(layout_of(name)) and _first_libraries(name)[0] == rank):  # type: ignore[misc]
-            found = True
-            yield one
-    if not found:
-        raise Misuse(f"{path.name} holds no file of a Spotify export that speaks of podcasts.")
-
-
-def _read(name: str, content: bytes, is_show: Callable[[str], bool], seen: Counter[Any]) -> Found:
-    layout = layout_of(Path(name).name)
+def _read(file: _File, is_show: Callable[[str], bool]) -> Found:
+    name, content, layout = file.name, file.read(), _layout(file.name)
+    same = Path(name).name, blake2b(content).digest()
+    if same in file.export.files:
+        return Found(name, layout, problems=[f"{name} is there twice; the second is left out"])
+    file.export.files.add(same)
     if layout:
-        return read_export(name, layout, content, is_show, seen)
+        return read_export(name, layout, content, is_show, file.export.rows)
     if Path(name).suffix.lower() in (".opml", ".xml"):
         saved, problems = read_opml(name, content)
         return Found(name, "OPML", len(saved) + len(problems), [], saved, problems)

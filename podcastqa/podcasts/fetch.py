@@ -65,7 +65,7 @@ def fetch(spotify: Spotify, catalog: Catalog, user: User, each: Callable[[str], 
     seen = listens = 0
     fetched_us = catalog.fetched(user, PROVIDER)
     for show in sorted(shows, key=lambda one: fetched_us.get(shortened(one.name), 0)):  # where the last run stopped
-        each(show.name)
+        each(shortened(show.name))
         now_us = microseconds(spotify.gate.clock.now())
         episodes = [_heard(one, show.name, now_us) for one in spotify.newest_episodes(user, show)]
         added, told = catalog.add_episodes(user, PROVIDER, episodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from podcastqa.podcasts.listens import Told
 
 #: A title or an address is no longer.
 _MOST_LETTERS = 1_000
+#: What steers a terminal or turns a line round, and halves of letters, which no database takes.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
 class Saved(NamedTuple):
@@ -39,5 +42,5 @@ class Found:
 
 
 def shortened(text: str) -> str:
-    """The text without what a database does not take, cut where no title is as long."""
-    return text.replace("\x00", "").strip()[:_MOST_LETTERS]
+    """The text without what nobody sees, cut where no title is as long."""
+    return _UNSEEN.sub(" ", text[: 2 * _MOST_LETTERS].replace("\x00", "")).strip()[:_MOST_LETTERS].strip()

@@ -55,29 +55,30 @@ class Listen(NamedTuple):
 
 def listens(told: Iterable[Told]) -> list[Listen]:
     """The listens that the rows tell of, the oldest first."""
-    rows = list(told)
+    rows = sorted(told, key=lambda row: (row.ended_us, row))
     names = {row.uri: (row.show, row.episode) for row in rows if row.uri and row.show and row.episode}
     uris = _only_uris(names)
-    by_episode: dict[tuple[str, str], list[Told]] = defaultdict(list)
+    by_source: dict[tuple[int, str], list[Told]] = defaultdict(list)
     for row in rows:
-        by_episode[_episode(row, names)].append(row)
-    found = [listen for of_one in by_episode.values() for listen in _of_one_episode(of_one)]
-    return sorted(_completed(listen, names, uris) for listen in found)
+        by_source[_rank(row), row.source].append(row)
+    found: list[Listen] = []
+    for (_, source), of_source in sorted(by_source.items()):
+        if not source.endswith(_INEXACT):
+            _match(of_source, found)
+    found = [_completed(listen, names, uris) for listen in found]
+    for (_, source), of_source in sorted(by_source.items()):
+        if source.endswith(_INEXACT):
+            found += [_completed(listen, names, uris) for listen in _only_told_here(of_source, found, names)]
+    return sorted(found)
 
 
 def _only_uris(names: dict[str, tuple[str, str]]) -> dict[tuple[str, str], str]:
     """The address of each pair of names; names that belong to two addresses say neither."""
     found: dict[tuple[str, str], str] = {}
     for uri, (show, episode) in names.items():
-        key = _folded(show, episode)
+        key = folded(show), folded(episode)
         found[key] = uri if found.get(key, uri) == uri else ""
     return found
-
-
-def _episode(row: Told, names: dict[str, tuple[str, str]]) -> tuple[str, str]:
-    """What makes two rows speak of one episode: both names, else the address."""
-    show, episode = (row.show, row.episode) if row.show and row.episode else names.get(row.uri, (row.show, row.episode))
-    return _folded(show, episode) if show and episode else ("", row.uri or folded(episode))
 
 
 def folded(name: str) -> str:
@@ -85,48 +86,37 @@ def folded(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
-def _folded(show: str, episode: str) -> tuple[str, str]:
-    return folded(show), folded(episode)
-
-
-def _of_one_episode(rows: Sequence[Told]) -> list[Listen]:
-    """From the finest source to the coarsest, each row is matched with one listen that no row of its source told."""
-    by_source: dict[tuple[int, str], list[Told]] = defaultdict(list)
-    for row in rows:
-        by_source[_rank(row), row.source].append(row)
-    found: list[Listen] = []
-    for (rank, source), told in sorted(by_source.items()):
-        if source.endswith(_INEXACT):
-            found += _only_told_here(told, found)
-            continue
-        precision_us = rank
-        free: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for known, listen in enumerate(found):
-            free[listen.ended_us // precision_us, listen.played_ms].append(known)
-        for row in sorted(told):
-            if row.nth > 1 and row.played_ms * 1000 > precision_us:
-                continue  # it ended in the same stretch of time as its like, and is longer than that stretch
-            place = _matched(row, found, free)
-            if place is None:
-                found.append(Listen(*row[1:7], sources=(row.source,)))
-            else:
-                one = found[place]
-                found[place] = one._replace(sources=(*one.sources, row.source), uri=one.uri or row.uri)
-    return found
-
-
 def _rank(row: Told) -> int:
     """The finest first; what is inexact last, whatever stretch it names."""
     return next((_LAST + n for n, end in enumerate(_INEXACT) if row.source.endswith(end)), row.precision_us)
 
 
-def _only_told_here(told: Sequence[Told], found: Sequence[Listen]) -> list[Listen]:
-    """Differences in whose stretch of time no other source knows a listen: it would be part of the difference."""
-    return [
-        Listen(*row[1:7], sources=(row.source,))
-        for row in sorted(told)
-        if not any(row.ended_us - one.precision_us < one.ended_us <= row.ended_us + row.precision_us for one in found)
-    ]
+def _match(told: Sequence[Told], found: list[Listen]) -> None:
+    """Add what one source tells: each row to one listen that no row of its source told, or as a listen of its own."""
+    precision_us = told[0].precision_us
+    free: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for known, listen in enumerate(found):
+        free[listen.ended_us // precision_us, listen.played_ms].append(known)
+    mine: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row in sorted(told, key=lambda row: (_unnamed(row), row)):  # who says more is matched first
+        own = mine[row.ended_us, row.played_ms]
+        same = [one for one in own if _is_too_long(row) and _may_be(row, found[one])]
+        place = same[0] if same else _matched(row, found, free)
+        if place is None:
+            place = len(found)
+            found.append(Listen(*row[1:7], sources=()))
+        if not same:
+            own.append(place)
+        found[place] = _merged(found[place], row)
+
+
+def _unnamed(row: Told) -> int:
+    return sum(not one for one in (row.show, row.episode, row.uri))
+
+
+def _is_too_long(row: Told) -> bool:
+    """Longer than the stretch of time in which it ended: two such cannot both have ended there."""
+    return row.played_ms * 1000 > row.precision_us
 
 
 def _matched(row: Told, found: Sequence[Listen], free: dict[tuple[int, int], list[int]]) -> int | None:
@@ -135,15 +125,55 @@ def _matched(row: Told, found: Sequence[Listen], free: dict[tuple[int, int], lis
     for stretch in (first, first + 1):  # the row's own stretch need not begin on a whole one
         places = free.get((stretch, row.played_ms), [])
         for place in places:
-            listen = found[place]
-            in_time = row.ended_us <= listen.ended_us < row.ended_us + row.precision_us
-            if in_time and not (row.uri and listen.uri and row.uri != listen.uri):
+            in_time = row.ended_us <= found[place].ended_us < row.ended_us + row.precision_us
+            if in_time and _may_be(row, found[place]):
                 places.remove(place)
                 return place
     return None
 
 
+def _may_be(row: Told, listen: Listen) -> bool:
+    """Whether a row that ended when the listen did, and was as long, speaks of its episode.
+
+    The address decides; else no name may differ, and one has to be the same, unless both could not have happened.
+    """
+    if row.uri and listen.uri:
+        return row.uri == listen.uri
+    pairs = [(folded(a), folded(b)) for a, b in ((row.show, listen.show), (row.episode, listen.episode))]
+    if any(one and other and one != other for one, other in pairs):
+        return False
+    return all(pairs[1]) or _is_too_long(row)
+
+
+def _merged(listen: Listen, row: Told) -> Listen:
+    sources = listen.sources if row.source in listen.sources else (*listen.sources, row.source)
+    show, episode, uri = listen.show or row.show, listen.episode or row.episode, listen.uri or row.uri
+    return listen._replace(show=show, episode=episode, uri=uri, sources=sources)
+
+
+def _only_told_here(told: Sequence[Told], found: Sequence[Listen], names: dict[str, tuple[str, str]]) -> list[Listen]:
+    """Differences in whose stretch of time no other source knows a listen: it would be part of the difference."""
+    known: dict[tuple[str, str], list[Listen]] = defaultdict(list)
+    for one in found:
+        known[_episode(one, names)].append(one)
+    return [
+        Listen(*row[1:7], sources=(row.source,))
+        for row in told
+        if not any(
+            row.ended_us - one.precision_us < one.ended_us <= row.ended_us + row.precision_us
+            for one in known[_episode(row, names)]
+        )
+    ]
+
+
+def _episode(row: Told | Listen, names: dict[str, tuple[str, str]]) -> tuple[str, str]:
+    """What makes two rows speak of one episode: both names, else the address."""
+    show, episode = (row.show, row.episode) if row.show and row.episode else names.get(row.uri, (row.show, row.episode))
+    return (folded(show), folded(episode)) if show and episode else ("", row.uri or folded(episode))
+
+
 def _completed(listen: Listen, names: dict[str, tuple[str, str]], uris: dict[tuple[str, str], str]) -> Listen:
     show, episode = names.get(listen.uri, ("", ""))
     show, episode = listen.show or show, listen.episode or episode
-    return listen._replace(show=show, episode=episode, uri=listen.uri or uris.get(_folded(show, episode), ""))
+    uri = listen.uri or uris.get((folded(show), folded(episode)), "")
+    return listen._replace(show=show, episode=episode, uri=uri)

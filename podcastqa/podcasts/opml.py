@@ -21,8 +21,9 @@ def read_opml(name: str, content: bytes) -> tuple[list[Saved], list[str]]:
     import listparser
 
     # As bytes: a text that begins like an address would be fetched.
-    feeds = listparser.parse(_text(content).encode()).feeds
-    if not feeds and "<opml" not in _text(content).lower():
+    text = _text(content)
+    feeds = listparser.parse(text.encode(errors="replace")).feeds
+    if not feeds and "<opml" not in text.lower():
         raise Misuse(f"{name} is not an OPML file.", next_step="Export your subscriptions from your podcast app.")
     if len(feeds) > _MOST_FEEDS:
         raise Misuse(f"{name} holds {len(feeds):,} feeds; more than {_MOST_FEEDS:,} are not taken.")
@@ -41,7 +42,9 @@ def _text(content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", errors="replace")
     said = _DECLARED.match(content[:200].removeprefix(b"\xef\xbb\xbf"))
+    plain = content.decode("utf-8-sig", errors="replace")
     try:
-        return content.decode(said.group(1).decode() if said else "utf-8-sig", errors="replace")
-    except LookupError:
-        return content.decode("utf-8-sig", errors="replace")
+        text = content.decode(said.group(1).decode(), errors="replace") if said else plain
+    except (LookupError, UnicodeError):
+        return plain
+    return text if "<opml" in text.lower() else plain  # some say utf-16 of what is not

@@ -76,9 +76,9 @@ class RateGate:
 def _instant(retry_after: str, now: datetime) -> datetime:
     text = retry_after.strip()
     if text.isascii() and text.isdigit():
-        return now + timedelta(seconds=min(int(text), 10 * 365 * 86_400))
+        return now + timedelta(seconds=min(int(text.lstrip("0")[:12] or 0), 10 * 365 * 86_400))
     try:
         found = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return now + timedelta(seconds=_USUAL_SECONDS)
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -117,8 +117,11 @@ class Spotify:
 
     def account(self, user: User, login: Login) -> str:
         """The account that a fresh login belongs to: its lasting number where there is one."""
-        me = _decoded(self._sent(user, "GET /me", "/me", {}, login), _Me)
-        return me.account_id or me.id
+        with _readable():
+            me = item(self._sent(user, "GET /me", "/me", {}, login) or b"{}", _Me) or _Me()
+        if not (me.account_id or me.id):
+            raise ProviderError("Spotify does not say whose account it is.", next_step="Connect again in some minutes.")
+        return shortened(me.account_id or me.id)
 
     def shows(self, user: User) -> Iterator[Show]:
         """The shows that the user follows."""

@@ -31,7 +31,7 @@ class _Row(msgspec.Struct):
     """Account data: the minute in which it ended, and names; before 2023 podcasts stood among the music."""
 
     endTime: str  # noqa: N815 – Spotify's name
-    msPlayed: int  # noqa: N815
+    msPlayed: int | float  # noqa: N815
     podcastName: str | None = None  # noqa: N815
     episodeName: str | None = None  # noqa: N815
     artistName: str | None = None  # noqa: N815
@@ -42,7 +42,7 @@ class _ExtendedRow(msgspec.Struct):
     """Extended history: the second in which it ended, and the episode's address."""
 
     ts: str
-    ms_played: int
+    ms_played: int | float
     episode_name: str | None = None
     episode_show_name: str | None = None
     spotify_episode_uri: str | None = None
@@ -91,13 +91,23 @@ def read_export(name: str, layout: str, content: bytes, is_show: Callable[[str],
 
 
 def _as_utf8(content: bytes) -> bytes:
-    """Without a byte order mark; where a letter was saved in another encoding, a question mark stands for it."""
+    """Without a byte order mark; where a letter was saved in another encoding or by half, a question mark stands."""
     content = content.removeprefix(b"\xef\xbb\xbf")
     try:
         content.decode()
     except UnicodeDecodeError:
-        return content.decode(errors="replace").encode()
-    return content
+        content = content.decode(errors="replace").encode()
+    return _ESCAPED.sub(_whole, content) if _HALF.search(content) else content
+
+
+#: JSON's escapes; of those that write a letter in two halves, both together.
+_ESCAPED = re.compile(rb"\\(u[dD][89abAB]..\\u[dD][c-fC-F]..|u....|.)", re.S)
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _whole(escape: re.Match[bytes]) -> bytes:
+    said = escape.group()
+    return rb"\ufffd" if len(said) == 6 and _HALF.match(said) else said
 
 
 def _collect(
@@ -160,32 +170,36 @@ def _short(row: _Row, found: Found, is_show: Callable[[str], bool]) -> Told | No
         if not (show and is_show(show)):
             found.unknown += 1
             return None
-    if not episode:
+    names = shortened(show or ""), shortened(episode or "")
+    if not names[1]:
         raise ValueError("no episode is named")
     ended_us = _instant(f"{row.endTime}:00Z" if len(row.endTime) == 16 else row.endTime)
-    return Told(ACCOUNT, ended_us, _MINUTE_US, shortened(show or ""), shortened(episode), "", _played(row.msPlayed))
+    return Told(ACCOUNT, ended_us, _MINUTE_US, *names, "", _played(row.msPlayed))
 
 
 def _extended(row: _ExtendedRow) -> Told | None:
-    if not (row.episode_name or row.spotify_episode_uri):
-        return None  # music, an audiobook, or nothing that has a name
     names = shortened(row.episode_show_name or ""), shortened(row.episode_name or "")
     uri = shortened(row.spotify_episode_uri or "")
+    if not (names[1] or uri):
+        return None  # music, an audiobook, or nothing that has a name
     return Told(EXTENDED, _instant(row.ts), _SECOND_US, *names, uri, _played(row.ms_played))
 
 
 def _instant(text: str) -> int:
     """Microseconds of a time written like 2024-08-17T15:38:22Z; raises ValueError."""
-    found = datetime.fromisoformat(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is no time") from None
     if not _FIRST_YEAR <= found.year <= _LAST_YEAR:
         raise ValueError(f"nobody heard anything on Spotify in the year {found.year}")
     return microseconds(found if found.tzinfo else found.replace(tzinfo=UTC))
 
 
-def _played(ms: int) -> int:
+def _played(ms: float) -> int:
     if not 0 <= ms <= _MOST_MS:
         raise ValueError(f"{ms} ms cannot have been played in one go")
-    return ms
+    return int(ms)
 
 
 def _read_library(found: Found, content: bytes) -> None:

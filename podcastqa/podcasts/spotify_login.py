@@ -18,12 +18,15 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from podcastqa.clock import Clock, microseconds
+from podcastqa.display import one_line
 from podcastqa.errors import ProviderError
 from podcastqa.podcasts.connections import Login
 
 SCOPES = "user-library-read user-read-playback-position user-read-currently-playing"
 _CONSENT_SECONDS = 300.0
 _TOKEN_SECONDS = 5.0
+#: How long an access token lives where nothing is said, and at most.
+_USUAL_SECONDS, _MOST_SECONDS = 3_600, 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +88,30 @@ class SpotifyLogin:
 
         began_us = microseconds(self.clock.now())
         try:
-            token = ask()
+            return granted(ask(), began_us, refresh_token)
         except OAuthError as problem:
             over = problem.error == "invalid_grant"
-            said = ended if over else f"Spotify refuses the login ({problem.error})"
+            said = ended if over else f"Spotify refuses the login ({one_line(str(problem.error), 80)})"
             step = "Connect again." if over else "Check SPOTIFY_CLIENT_ID, and the app's redirect address."
             raise ProviderError(f"{said}.", next_step=step, kind="reauth" if over else "refused") from None
-        except (httpx2.HTTPError, ValueError) as problem:
+        except (httpx2.HTTPError, ValueError, TypeError, AttributeError) as problem:
             raise ProviderError(
                 f"Spotify's login page gives no answer that can be used ({type(problem).__name__}).",
                 next_step="Try again in some minutes.",
                 again=True,
             ) from None  # what was sent and received holds tokens
-        expires_us = began_us + int(token.get("expires_in") or 3600) * 1_000_000
-        # Usually none comes with a refresh: the old one goes on.
-        return Login(str(token["access_token"]), str(token.get("refresh_token") or refresh_token), expires_us)
+
+
+def granted(token: dict[str, Any], began_us: int, refresh_token: str) -> Login:
+    """What an answer grants; usually no refresh token comes with a refresh, and the old one goes on.
+
+    Raises ValueError where it grants nothing that can be sent in a header.
+    """
+    said = token.get("access_token"), token.get("refresh_token") or refresh_token
+    if not all(isinstance(one, str) and one.isascii() and one.isprintable() and one for one in said):
+        raise ValueError("no token")  # and nothing of it is said
+    seconds = min(max(int(token.get("expires_in") or _USUAL_SECONDS), 0), _MOST_SECONDS)
+    return Login(str(said[0]), str(said[1]), began_us + seconds * 1_000_000)
 
 
 def _code(answer: dict[str, list[str]] | None, state: str) -> str:
@@ -114,7 +126,7 @@ def _code(answer: dict[str, list[str]] | None, state: str) -> str:
     if answer.get("error", [""])[0] == "access_denied":
         raise ProviderError("The consent was declined: nothing is connected.", next_step="Run it again to consent.")
     if "code" not in answer:
-        raise ProviderError(f"Spotify sent no consent ({answer.get('error', ['no reason given'])[0][:80]}).")
+        raise ProviderError(f"Spotify sent no consent ({one_line(answer.get('error', ['no reason given'])[0], 80)}).")
     return answer["code"][0]
 
 

@@ -6,10 +6,12 @@ read at all.
 
 from __future__ import annotations
 
+import lzma
 import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from podcastqa.errors import Misuse
@@ -22,20 +24,31 @@ _MOST_BYTES_TOGETHER = 2**30
 _MOST_RATIO = 200
 
 
-def members(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each wanted member, in the order of their names; raises Misuse where it is not safe."""
+def members(path: Path, wanted: Callable[[str], bool]) -> list[zipfile.ZipInfo]:
+    """Each wanted member, in the order of their names; raises Misuse where the zip is not safe."""
+    with _opened(path) as archive:
+        all_ = archive.infolist()
+        _refuse_unsafe(path, all_)
+        chosen = sorted((one for one in all_ if wanted(_last(one.filename))), key=lambda one: one.filename)
+        _refuse_large(path, chosen)
+        return chosen
+
+
+def unpacked(path: Path, member: zipfile.ZipInfo) -> bytes:
+    """What is in one of the `members`; raises Misuse where it is damaged."""
+    with _opened(path, f"{member.filename!r} in ") as archive, archive.open(member) as file:
+        return file.read(member.file_size)
+
+
+@contextmanager
+def _opened(path: Path, what: str = "") -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
-            all_ = archive.infolist()
-            _refuse_unsafe(path, all_)
-            chosen = sorted((one for one in all_ if wanted(_last(one.filename))), key=lambda one: one.filename)
-            _refuse_large(path, chosen)
-            for one in chosen:
-                with archive.open(one) as member:
-                    yield one.filename, member.read(one.file_size)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as problem:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError, ValueError) as problem:
         raise Misuse(
-            f"{path.name} cannot be read as a zip ({problem}).", next_step="Download it again, or unpack it yourself."
+            f"{what}{path.name} cannot be read as a zip ({problem}).",
+            next_step="Download it again, or unpack it yourself.",
         ) from problem
 
 
@@ -61,7 +74,7 @@ def _refuse_large(path: Path, chosen: list[zipfile.ZipInfo]) -> None:
         burst = one.file_size > _MOST_RATIO * max(one.compress_size, 1) and one.file_size > 2**20
         if burst or one.file_size > MOST_BYTES:
             raise Misuse(
-                f"{one.filename} in {path.name} would unfold from {one.compress_size:,} to {one.file_size:,} bytes, "
+                f"{one.filename!r} in {path.name} would unfold from {one.compress_size:,} to {one.file_size:,} bytes, "
                 "so none of it is read."
             )
     if sum(one.file_size for one in chosen) > _MOST_BYTES_TOGETHER:
