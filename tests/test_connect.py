@@ -287,7 +287,7 @@ def test_of_what_is_said_everything_as_declared_is_used_and_the_rest_counts_as_n
     assert lenient.item(said, Branch) == used
 
 
-@pytest.mark.parametrize("said", [b"{", b"", b"<html>", b'{"a":' * 200_000])
+@pytest.mark.parametrize("said", [b"{", b"", b"<html>", b'{"a":' * 200_000, b"[" * 100_000])
 def test_what_is_no_json_is_unreadable_and_no_traceback(said: bytes) -> None:
     with pytest.raises(lenient.Unreadable):
         lenient.item(said, Branch)

@@ -6,6 +6,7 @@ Answers vary more than their descriptions: one odd field must cost neither the i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -33,12 +34,12 @@ def items(raws: Iterable[msgspec.Raw], kind: type[T]) -> list[T]:
 def item(raw: msgspec.Raw | bytes, kind: type[T]) -> T | None:
     """An object with every field that is as declared; None where it is no object. Raises Unreadable."""
     try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.ValidationError:
+        with suppress(msgspec.ValidationError):
+            return msgspec.json.decode(raw, type=kind)
         known: Any = msgspec.json.decode(raw)
-        return _as_far_as_it_goes(known, kind) if isinstance(known, dict) else None
     except (msgspec.DecodeError, RecursionError) as problem:
         raise Unreadable(str(problem)) from None
+    return _as_far_as_it_goes(known, kind) if isinstance(known, dict) else None
 
 
 def _as_far_as_it_goes(known: dict[str, Any], kind: type[T]) -> T:

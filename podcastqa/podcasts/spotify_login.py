@@ -6,6 +6,7 @@ there without the state that was sent is not that browser.
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 import webbrowser
@@ -18,7 +19,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from podcastqa.clock import Clock, microseconds
-from podcastqa.display import one_line
 from podcastqa.errors import ProviderError
 from podcastqa.podcasts.connections import Login
 
@@ -91,7 +91,7 @@ class SpotifyLogin:
             return granted(ask(), began_us, refresh_token)
         except OAuthError as problem:
             over = problem.error == "invalid_grant"
-            said = ended if over else f"Spotify refuses the login ({one_line(str(problem.error), 80)})"
+            said = ended if over else f"Spotify refuses the login ({_reason(problem.error)})"
             step = "Connect again." if over else "Check SPOTIFY_CLIENT_ID, and the app's redirect address."
             raise ProviderError(f"{said}.", next_step=step, kind="reauth" if over else "refused") from None
         except (httpx2.HTTPError, ValueError, TypeError, AttributeError) as problem:
@@ -100,6 +100,11 @@ class SpotifyLogin:
                 next_step="Try again in some minutes.",
                 again=True,
             ) from None  # what was sent and received holds tokens
+
+
+def _reason(said: object) -> str:
+    """An error code as RFC 6749, 5.2, has them; whatever else is said may hold anything."""
+    return said if isinstance(said, str) and re.fullmatch("[a-z_]{1,40}", said) else "for no reason that is known"
 
 
 def granted(token: dict[str, Any], began_us: int, refresh_token: str) -> Login:
@@ -126,7 +131,7 @@ def _code(answer: dict[str, list[str]] | None, state: str) -> str:
     if answer.get("error", [""])[0] == "access_denied":
         raise ProviderError("The consent was declined: nothing is connected.", next_step="Run it again to consent.")
     if "code" not in answer:
-        raise ProviderError(f"Spotify sent no consent ({one_line(answer.get('error', ['no reason given'])[0], 80)}).")
+        raise ProviderError(f"Spotify sent no consent ({_reason(answer.get('error', [''])[0])}).")
     return answer["code"][0]
 
 
