@@ -105,6 +105,12 @@ class Parts:
         lock = FileLock(said.home / "spotify-login.lock")
         return Spotify(self.connections, logins, said.spotify_api_url, self.payer, gate, lock)
 
+    def mail_consents(self) -> None:
+        """Mail whoever has to consent again soon."""
+        from podcastqa.podcasts.consents import mail_ending
+
+        mail_ending(self.database, self.users, self.treasury.watch, self.clock.now())
+
     @property
     def auditor(self) -> Auditor:
         """Proves the ledger."""
@@ -165,6 +171,7 @@ def get_cost_tracker(user: str | None = None) -> CostTracker:
     made = parts()
     if user is not None:
         made.users.ensure(user) if user == made.settings.user else made.users.get(user)
+    made.mail_consents()
     made.treasury.deliver_alerts()  # what a crash kept from being mailed is due now
     return CostTracker(made.treasury, user)
 

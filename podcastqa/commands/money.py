@@ -18,7 +18,9 @@ _ALONE = ("projection", "focus")
 
 
 def _status(given: Given, settings: Settings) -> int:
-    return show(parts_of(settings).treasury.status(), given)
+    parts = parts_of(settings)
+    parts.mail_consents()
+    return show(parts.treasury.status(), given)
 
 
 def _spend(given: Given, settings: Settings) -> int:

@@ -114,9 +114,7 @@ def _estimate(paths: Sequence[Path]) -> Usd:
 
 def _user(parts: Parts, name: str) -> User:
     """Whose podcasts; the person whose machine this is need not be added first. Whose consent ends soon hears of it."""
-    from podcastqa.podcasts.consents import mail_ending
-
-    mail_ending(parts.database, parts.users, parts.treasury.watch, parts.clock.now())
+    parts.mail_consents()
     return parts.users.ensure(name) if name == parts.settings.user else parts.users.get(name)
 
 
