@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import socket
 import stat
 import sys
@@ -92,7 +93,19 @@ def test_a_key_file_is_made_for_its_owner_alone_and_refused_when_others_may_read
         vault_of("", file)
 
 
-@pytest.mark.parametrize("said", ["short", "AAAA", base64.b64encode(OLD).decode() + ",nothing"])
+def test_a_key_file_that_is_none_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.mkdir(mode=0o700)
+    with pytest.raises(SettingsError, match="cannot be read"):
+        vault_of("", file)
+    file.rmdir()
+    file.write_bytes(os.urandom(40) + b"\xff")
+    file.chmod(0o600)
+    with pytest.raises(SettingsError, match="holds something that is no key"):
+        vault_of("", file)
+
+
+@pytest.mark.parametrize("said", ["short", "AAAA", "é" * 44, base64.b64encode(OLD).decode() + ",nothing"])
 def test_what_is_no_key_is_refused_without_saying_it(tmp_path: Path, said: str) -> None:
     with pytest.raises(SettingsError, match="PODCASTQA_KEYS holds something that is no key") as refusal:
         vault_of(said, tmp_path / "key")
@@ -388,6 +401,8 @@ def test_a_port_that_is_taken_and_an_app_that_is_not_set_are_sentences(tmp_path:
 
 def test_disconnecting_says_what_else_there_is_to_do_and_fetching_says_to_connect(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
-    assert "www.spotify.com/account/apps" in shell("disconnect", "spotify").stdout
+    said = shell("disconnect", "spotify").stdout
+    assert "was not connected" in said
+    assert "www.spotify.com/account/apps" in said
     done = shell("fetch", SPOTIFY_CLIENT_ID="an-app")
     assert (done.returncode, "has not connected Spotify" in done.stderr) == (2, True)

@@ -158,6 +158,15 @@ def test_a_listen_that_was_seen_and_told_is_the_told_one() -> None:
     assert len(listens([polled(900, 930, 590_000), exact(1800, 601_000)])) == 2
 
 
+def test_a_listen_that_was_seen_in_part_is_the_told_one() -> None:
+    """Somebody looked for a minute, or fetched twice, while half an hour was heard: 30 minutes, not 31 or 40."""
+    half_hour = exact(1800, 1_800_000)
+    for part in (polled(60, 70, 60_000), grown(0, 600, 600_000), grown(600, 1200, 600_000)):
+        assert [one.sources for one in listens([half_hour, part])] == [("extended",)]
+    assert len(listens([half_hour, polled(1860, 1870, 60_000)])) == 2  # it began when the other had ended
+    assert len(listens([half_hour, grown(1801, 3600, 600_000)])) == 2
+
+
 # ── looks ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

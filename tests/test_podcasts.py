@@ -238,6 +238,14 @@ def test_an_opml_that_names_an_odd_encoding_is_read_as_what_it_is(
     assert brought(parts, ada, put(tmp_path, "x.opml", content)).files[0].saved == 1
 
 
+@pytest.mark.parametrize("heap", [b"[" + b"0," * 3_000_000 + b"0]", b"[" + b"{}," * 600_000 + b"{}]"])
+def test_a_heap_of_tiny_rows_is_refused_before_it_fills_the_memory(
+    parts: Parts, ada: User, tmp_path: Path, heap: bytes
+) -> None:
+    with pytest.raises(Misuse, match="holds more than an export's file does"):
+        brought(parts, ada, put(tmp_path, "StreamingHistory_podcast_0.json", heap))
+
+
 def test_a_file_with_a_mark_at_its_start_or_in_another_encoding_is_read_all_the_same(
     parts: Parts, ada: User, tmp_path: Path
 ) -> None:

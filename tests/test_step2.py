@@ -13,8 +13,11 @@ import pytest
 
 from podcastqa.clock import SystemClock
 from podcastqa.errors import Misuse
+from podcastqa.podcasts.listens import listens
 from podcastqa.podcasts.sample_podcast import SOURCE, bring_sample, read_sample
+from podcastqa.podcasts.tables import episodes
 from podcastqa.wiring import Parts, build
+from podcastqa.workbook import library_checks
 from podcastqa.workbook.criteria import Outcome
 from podcastqa.workbook.library_figures import listening_by_day, listening_by_show
 from podcastqa.workbook.session import Session
@@ -22,6 +25,7 @@ from podcastqa.workbook.step2 import Step2
 from podcastqa.workbook.steps import EXPORT, OPML, SPOTIFY, STEPS
 from tests.conftest import settings_in
 from tests.shell import Shell
+from tests.test_listens import exact, short
 from tests.test_podcasts import EXTENDED, LIBRARY, SHORT, packed, put
 
 PASS, FAIL, NOT_RUN = Outcome.PASS, Outcome.FAIL, Outcome.NOT_RUN
@@ -57,8 +61,32 @@ def test_every_criterion_of_the_sample_podcast_passes_and_those_of_other_sources
     assert run.asked == {"1", "2", "3", "4", "5", "6", "7"}
     assert made.catalog.history(run.user).listens == ()  # the sample is fetched, and heard by nobody
     raw = made.database.path is None
-    attempts = 3 * 2 * (4 + 1 + (4 if raw else 0))  # pairs, tables read, one write, on a server raw SQL
-    assert found[2].measured == f"3 users; {attempts} of {attempts} attempts came to nothing"
+    # Two look for ada's rows in two tables, and write one; four look for the others', who are lent a login, in three.
+    attempts = 2 * (2 + 1) + 4 * (3 + 1) + (2 * 2 + 4 * 3 if raw else 0)
+    tried = f"3 users; {attempts} of {attempts} attempts came to nothing"
+    assert found[2].measured == f"{tried}; not tried, nobody has any: listening"
+    assert library_checks.rows_of(made, made.users.get("validation-1"))["connections"] == 0  # lent, and taken back
+
+
+def test_a_table_that_lost_its_owner_fails_the_isolation_of_users(made: Parts) -> None:
+    run = opened(made)
+    run.sources_connected()
+    episodes.info.pop("owner")
+    try:
+        found = run.user_isolation()
+    finally:
+        episodes.info["owner"] = "user_id"
+    assert found.outcome is Outcome.FAIL
+    run._run.close()
+
+
+def test_a_recount_sees_listens_that_nobody_can_have_heard_and_rows_that_are_lost() -> None:
+    long, later = exact(22, 600_000), exact(30, 600_000)
+    both = [*listens([long]), *listens([later])]  # each of ten minutes, eight seconds apart
+    assert library_checks.recounted([long, later], both) == (1, 0)
+    assert library_checks.recounted([long, exact(700, 600_000)], listens([long])) == (0, 1)
+    quick = [short(0, 20_000, nth=1), short(0, 20_000, nth=2)]
+    assert library_checks.recounted(quick, listens(quick)) == (0, 0)
 
 
 def test_with_an_export_listening_is_asked_for_too(made: Parts, tmp_path: Path) -> None:
@@ -67,7 +95,10 @@ def test_with_an_export_listening_is_asked_for_too(made: Parts, tmp_path: Path) 
     assert run.asked == {"1", "2", "3", "4", "5", "6", "7", "8"}
     assert run.sources_connected().outcome is PASS
     found = run.listening_history()
-    assert (found.outcome, found.measured) == (PASS, "1 listens of 2 rows told; precise to 1 s")
+    assert (found.outcome, found.measured) == (
+        PASS,
+        "1 listens of 2 rows told; 0 counted twice, 0 lost; precise to 1 s",
+    )
     assert run.run_again().outcome is PASS
     run._run.close()
 

@@ -55,12 +55,11 @@ def _disconnect(given: Given, settings: Settings) -> int:
 
     parts = parts_of(settings)
     user = _user(parts, given.user or settings.user)
-    parts.connections.forget(user)
+    was_connected = parts.connections.forget(user)
     parts.catalog.forget_source(user, PROVIDER)
-    out(
-        f"{user.name} is disconnected from {PROVIDER}: the login and all that was fetched with it are deleted. To take "
-        "the consent back too: www.spotify.com/account/apps"
-    )
+    done = f"is disconnected from {PROVIDER}: the login and all that was fetched with it are deleted"
+    said = done if was_connected else f"was not connected with {PROVIDER}"
+    out(f"{user.name} {said}. To take a consent back at {PROVIDER} too: www.spotify.com/account/apps")
     return 0
 
 

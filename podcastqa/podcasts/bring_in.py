@@ -35,6 +35,8 @@ class FileResult:
     """What one file gave: rows in it, podcast listens and saved shows or episodes told, and what of that is new."""
 
     name: str
+    given: Path
+    """The file itself, or the zip that it is in."""
     layout: str
     rows: int
     told: int
@@ -92,7 +94,7 @@ def bring_in(
             found = _read(one, lambda name: folded(name) in shows)
             shows.update(folded(saved.show) for saved in found.saved)
             shows.update(folded(show) for show in {told.show for told in found.told})
-            done.append(_kept(catalog, user, found))
+            done.append(_kept(catalog, user, one, found))
             problems += found.problems
     problems += [f"{one.message} {one.next_step}".strip() for one in refusals]
     if not done:
@@ -130,6 +132,7 @@ class _File:
     """A file as it was given, or one out of a zip."""
 
     name: str
+    given: Path
     read: Callable[[], bytes]
     export: _Export
 
@@ -139,10 +142,10 @@ def _files_of(path: Path) -> list[_File]:
     if path.is_dir():
         raise Misuse(f"{path.name} is a folder.", next_step="Name its files.")
     if path.suffix.lower() != ".zip":
-        return [_File(one_line(path.name), partial(_content, path), _Export())]
+        return [_File(one_line(path.name), path, partial(_content, path), _Export())]
     export = _Export()
     found = [
-        _File(one_line(one.filename), partial(unpacked, path, one), export)
+        _File(one_line(one.filename), path, partial(unpacked, path, one), export)
         for one in members(path, lambda name: bool(layout_of(name)))
     ]
     if not found:
@@ -179,7 +182,7 @@ def _read(file: _File, is_show: Callable[[str], bool]) -> Found:
     raise Misuse(f"{name} is no file that is known.", next_step=_KNOWN)
 
 
-def _kept(catalog: Catalog, user: User, found: Found) -> FileResult:
+def _kept(catalog: Catalog, user: User, file: _File, found: Found) -> FileResult:
     new = catalog.add_library(user, found.saved) + catalog.add_listening(user, found.told)
     counts = found.rows, len(found.told), len(found.saved), new, found.unknown
-    return FileResult(found.name, found.layout, *counts)
+    return FileResult(found.name, file.given, found.layout, *counts)

@@ -122,10 +122,10 @@ class Connections:
         """The consent is over: the dead login is forgotten."""
         self._set(user, state=REAUTH, sealed="")
 
-    def forget(self, user: User) -> None:
-        """Delete the login."""
+    def forget(self, user: User) -> bool:
+        """Delete the login; whether there was one."""
         with self._database.write(Scope(user.id)) as connection:
-            connection.execute(delete(connections).where(connections.c.provider == self._provider))
+            return connection.execute(delete(connections).where(connections.c.provider == self._provider)).rowcount > 0
 
     def _set(self, user: User, **values: str) -> None:
         with self._database.write(Scope(user.id)) as connection:

@@ -13,7 +13,7 @@ from podcastqa.clock import microseconds
 from podcastqa.display import Table, Tabular
 from podcastqa.podcasts.catalog import Catalog, Heard
 from podcastqa.podcasts.connections import Connection
-from podcastqa.podcasts.found import Saved, shortened
+from podcastqa.podcasts.found import MOST_MS, Saved, shortened
 from podcastqa.podcasts.spotify import PROVIDER, Episode, Spotify, show_of
 from podcastqa.users import User
 
@@ -79,7 +79,12 @@ def _heard(episode: Episode, show: str, now_us: int) -> Heard:
     point = episode.resume_point
     heard_ms = -1  # the consent does not cover it
     if point is not None:
-        heard_ms = max(episode.duration_ms if point.fully_played else point.resume_position_ms, 0)
+        heard_ms = _ms(episode.duration_ms if point.fully_played else point.resume_position_ms, -1)
     released = shortened(episode.release_date)[:10]
     names = shortened(show), shortened(episode.name), episode.uri, released
-    return Heard(*names, max(episode.duration_ms, 0), heard_ms, now_us)
+    return Heard(*names, _ms(episode.duration_ms, 0), heard_ms, now_us)
+
+
+def _ms(said: int, otherwise: int) -> int:
+    """What is no length counts as not told."""
+    return said if 0 <= said <= MOST_MS else otherwise

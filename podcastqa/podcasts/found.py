@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from podcastqa.podcasts.listens import Told
 
+#: Nothing is played longer in one go, and no episode is as long: a week.
+MOST_MS = 7 * 86_400_000
 #: A title or an address is no longer.
 _MOST_LETTERS = 1_000
 #: What steers a terminal or turns a line round, and halves of letters, which no database takes.

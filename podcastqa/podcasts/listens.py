@@ -152,18 +152,32 @@ def _merged(listen: Listen, row: Told) -> Listen:
 
 
 def _only_told_here(told: Sequence[Told], found: Sequence[Listen], names: dict[str, tuple[str, str]]) -> list[Listen]:
-    """Differences in whose stretch of time no other source knows a listen: it would be part of the difference."""
+    """What no other source knows: what was seen while a listen that is known went on is part of it."""
     known: dict[tuple[str, str], list[Listen]] = defaultdict(list)
     for one in found:
         known[_episode(one, names)].append(one)
     return [
         Listen(*row[1:7], sources=(row.source,))
         for row in told
-        if not any(
-            row.ended_us - one.precision_us < one.ended_us <= row.ended_us + row.precision_us
-            for one in known[_episode(row, names)]
-        )
+        if not any(_is_part(row, one) for one in known[_episode(row, names)])
     ]
+
+
+def _is_part(row: Told, known: Listen) -> bool:
+    """Whether the listen that is known ended while the row's did, or went on meanwhile.
+
+    A listen that was seen had gone on for as long as it was played; a position grew between two fetches.
+    """
+    until_us = row.ended_us + row.precision_us
+    if row.ended_us - known.precision_us < known.ended_us <= until_us:
+        return True
+    if row.source.endswith(POSITION):
+        began_us = row.ended_us
+    else:
+        began_us, until_us = row.ended_us - row.played_ms * 1000, row.ended_us
+    known_until_us = known.ended_us + known.precision_us
+    both_us = min(until_us, known_until_us) - max(began_us, known.ended_us - known.played_ms * 1000)
+    return both_us > known.precision_us
 
 
 def _episode(row: Told | Listen, names: dict[str, tuple[str, str]]) -> tuple[str, str]:

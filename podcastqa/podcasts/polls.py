@@ -115,10 +115,11 @@ def listen(
                 keep(going.see(look) if look else [])
                 pause = max(every_seconds, spotify.gate.seconds())
                 if time.monotonic() + pause >= until:
-                    return kept
+                    break
                 time.sleep(pause)
         finally:
             keep(going.end(microseconds(clock.now())))
+    return kept
 
 
 def _look(spotify: Spotify, user: User, say: Callable[[str], None]) -> Look | None:

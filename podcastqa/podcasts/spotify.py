@@ -83,8 +83,10 @@ class SavedEpisode(msgspec.Struct):
 
 
 class _Page(msgspec.Struct):
-    items: list[msgspec.Raw] = []
-    total: int = 0
+    """Without items it is none: what is not said must not look like nothing."""
+
+    items: list[msgspec.Raw]
+    total: int | None = None
 
 
 class Playing(msgspec.Struct):
@@ -157,7 +159,9 @@ class Spotify:
         for number in range(_MOST_PAGES):
             page = self._page(user, name, path, number * _PAGE)
             yield from _items(page, kind)
-            if not page.items or (number + 1) * _PAGE >= page.total:
+            if not page.items or (
+                len(page.items) < _PAGE if page.total is None else (number + 1) * _PAGE >= page.total
+            ):
                 return
 
     def _page(self, user: User, name: str, path: str, offset: int) -> _Page:

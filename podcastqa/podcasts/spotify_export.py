@@ -17,12 +17,13 @@ import msgspec
 
 from podcastqa.clock import microseconds
 from podcastqa.errors import Misuse
-from podcastqa.podcasts.found import Found, Saved, shortened
+from podcastqa.podcasts.found import MOST_MS, Found, Saved, shortened
 from podcastqa.podcasts.listens import Told
 
 ACCOUNT, EXTENDED = "Spotify account data", "Spotify extended history"
 _MINUTE_US, _SECOND_US = 60_000_000, 1_000_000
-_MOST_MS = 7 * 86_400_000
+#: A file of an export has some ten thousand rows of two dozen fields; commas stand in titles too.
+_MOST_ROWS, _MOST_FIELDS = 500_000, 100
 _FIRST_YEAR, _LAST_YEAR = 2006, 2100
 _MOST_PROBLEMS = 20
 
@@ -81,6 +82,7 @@ def read_export(name: str, layout: str, content: bytes, is_show: Callable[[str],
     Raises Misuse where the file is none; a row that cannot be used is named in `problems`, and the others stand.
     """
     found, content = Found(name, layout), _as_utf8(content)
+    _refuse_heaped(name, content)
     if layout == "library":
         _read_library(found, content)
     elif layout == "extended history":
@@ -88,6 +90,13 @@ def read_export(name: str, layout: str, content: bytes, is_show: Callable[[str],
     else:
         _collect(found, content, _Row, lambda row: _short(row, found, is_show), seen)
     return found
+
+
+def _refuse_heaped(name: str, content: bytes) -> None:
+    """A few bytes each, and many of them: what unfolds to that was made to fill the memory."""
+    rows = content.count(b"{")
+    if rows > _MOST_ROWS or content.count(b",") > _MOST_FIELDS * (rows + 16):
+        raise Misuse(f"{name} holds more than an export's file does ({_MOST_ROWS:,} rows), so none of it is read.")
 
 
 def _as_utf8(content: bytes) -> bytes:
@@ -197,7 +206,7 @@ def _instant(text: str) -> int:
 
 
 def _played(ms: float) -> int:
-    if not 0 <= ms <= _MOST_MS:
+    if not 0 <= ms <= MOST_MS:
         raise ValueError(f"{ms} ms cannot have been played in one go")
     return int(ms)
 

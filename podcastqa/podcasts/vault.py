@@ -7,7 +7,6 @@ data, so that a row moved to another user does not open. The first key seals; al
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import stat
@@ -87,11 +86,15 @@ def vault_of(said: str, file: Path) -> Vault:
     """
     if said:
         return Vault(_keys(said.replace(",", " ").split(), "PODCASTQA_KEYS"))
-    if not file.exists():
-        _make(file)
-    if stat.S_IMODE(file.stat().st_mode) & 0o077:
-        raise SettingsError(f"Others may read the key file {file}.", next_step=f"Close it: chmod 600 {file}")
-    return Vault(_keys(file.read_text().split(), str(file)))
+    try:
+        if not file.exists():
+            _make(file)
+        if stat.S_IMODE(file.stat().st_mode) & 0o077:
+            raise SettingsError(f"Others may read the key file {file}.", next_step=f"Close it: chmod 600 {file}")
+        words = file.read_text(errors="replace").split()
+    except OSError as problem:
+        raise SettingsError(f"The key file {file} cannot be read ({problem.strerror}).") from problem
+    return Vault(_keys(words, str(file)))
 
 
 def _make(file: Path) -> None:
@@ -112,7 +115,7 @@ def _keys(words: Sequence[str], where: str) -> tuple[bytes, ...]:
     for word in words:
         try:
             key = base64.b64decode(word, validate=True)
-        except binascii.Error:
+        except ValueError:  # letters that are none of base64's, too
             key = b""
         if len(key) != _KEY_BYTES:  # the key itself is never said
             raise SettingsError(

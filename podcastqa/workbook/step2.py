@@ -80,7 +80,7 @@ class Step2(Measured):
         ]
         if self._paths:
             self._brought = self._timed("bring in files", lambda: bring_in(catalog, self.user, self._paths))
-            rows += [(one.layout, f"{one.name}, {self._sha256(one.name)}", _gave(one)) for one in self._brought.files]
+            rows += [(one.layout, f"{one.name}, {_sha256(one.given)}", _gave(one)) for one in self._brought.files]
         answer = self._ask_spotify(rows) if SPOTIFY in self._sources else None
         table = self._provenance = Table("Sources", ("source", "which", "gave"), tuple(rows))
         measured = f"{len(rows)} answered: {', '.join(dict.fromkeys(str(row[0]) for row in rows))}"
@@ -131,14 +131,15 @@ class Step2(Measured):
     def user_isolation(self) -> Answer:
         """For each pair of users: read the other's rows, write in the other's name, on PostgreSQL by raw SQL too."""
         users = [self.user, *self._others]
-        tried = library_checks.cross_access(self.parts, users)
+        tried, nothing = library_checks.cross_access(self.parts, users)
         refused = sum(one.refused for one in tried)
+        left_out = f"; not tried, nobody has any: {', '.join(nothing)}" if nothing else ""
         table = Table(
             "Across users", ("who", "tries", "refused"), tuple((one.who, one.what, one.refused) for one in tried)
         )
         return Answer(
             refused == len(tried),
-            f"{len(users)} users; {refused} of {len(tried)} attempts came to nothing",
+            f"{len(users)} users; {refused} of {len(tried)} attempts came to nothing{left_out}",
             "",
             [table],
         )
@@ -186,16 +187,18 @@ class Step2(Measured):
         told = self.parts.catalog.told(self.user)
         history = self._timed("listening history", lambda: self.parts.catalog.history(self.user))
         timed = all(one.ended_us > 0 and one.precision_us > 0 and one.sources for one in history.listens)
+        twice, lost = library_checks.recounted(told, history.listens)
         rows = history.table().rows[-self.session.parameters["show_rows"] :]
         table = Table("Listening, the last days", history.table().columns, rows, history.table().notes)
         precision = sorted({one.precision_us // 1_000_000 for one in history.listens})
         seconds = " and ".join(map(str, precision)) or "no"
-        measured = f"{len(history.listens)} listens of {len(told)} rows told; precise to {seconds} s"
+        recount = f"{twice} counted twice, {lost} lost"
+        measured = f"{len(history.listens)} listens of {len(told)} rows told; {recount}; precise to {seconds} s"
         if not told:
             return Answer(
                 None, measured, "Give an export that has listening in it, or listen and fetch again.", [table]
             )
-        return Answer(timed and 0 < len(history.listens) <= len(told), measured, "", [table])
+        return Answer(timed and twice == lost == 0, measured, "", [table])
 
     @criterion("9")
     def consent_and_tokens(self) -> Answer:
@@ -254,11 +257,11 @@ class Step2(Measured):
     def _bring_sample(self, user: User) -> int:
         return bring_sample(self.parts.catalog, user, self.parts.clock)
 
-    def _sha256(self, name: str) -> str:
-        """Of the file that was given; a member of a zip is named with it."""
-        path = next((one for one in self._paths if one.name == name), self._paths[0])
-        with path.open("rb") as file:
-            return f"{path.name} sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}…"
+
+def _sha256(given: Path) -> str:
+    """Of the file that was given; a member of a zip is named with it."""
+    with given.open("rb") as file:
+        return f"{given.name} sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}…"
 
 
 def _gave(one: FileResult) -> str:
