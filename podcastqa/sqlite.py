@@ -33,6 +33,8 @@ class _Reachable:
         return None
 
     def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
+        if problem is None:  # nearly always
+            return
         unusable = isinstance(problem, sqlite3.DatabaseError | DatabaseError | OSError)
         if unusable and not isinstance(problem, sqlite3.IntegrityError | IntegrityError):
             raise LedgerUnavailable(
@@ -211,7 +213,7 @@ class SqliteLine:
     """The file lock is the queue; what SQLite calls data_version says whether another connection has written."""
 
     def __init__(self, books: Sqlite, lock: FileLock) -> None:
-        self._books, self._lock = books, lock
+        self._books, self._lock, self._reachable = books, lock, _Reachable(books.path)
         self._driver: sqlite3.Connection | None = None
         self._file: tuple[int, ...] = ()
         self._version = -1
@@ -225,28 +227,26 @@ class SqliteLine:
 
     def reachable(self) -> _Reachable:
         """Turns what SQLite says when the file cannot be used into LedgerUnavailable."""
-        return _Reachable(self._books.path)
+        return self._reachable
 
     def begin(self) -> bool:
         """Wait for the turn; True if nobody else has written since this line last began."""
-        reachable = self.reachable()
-        with reachable:
+        with self._reachable:
             self._lock.__enter__()
-        try:
-            with reachable:
+            try:
                 driver = self._connected()
                 driver.execute("BEGIN IMMEDIATE")
                 (version,) = driver.execute("PRAGMA data_version").fetchone()
-        except BaseException:
-            self._lock.__exit__()
-            raise
+            except BaseException:
+                self._lock.__exit__()
+                raise
         still, self._version = bool(version == self._version), version
         return still
 
     def commit(self, write: Callable[[], None]) -> None:
         """Write the last of it, make all durable, and end the turn."""
         try:
-            with self.reachable():
+            with self._reachable:
                 write()
                 self.driver.execute("COMMIT")
         except BaseException:

@@ -113,6 +113,8 @@ def _add(sums: dict[Any, list[int]], key: Any, booked: int, held: int) -> None:
 
 def _insert(driver: Driver, into: str, rows: Sequence[Sequence[Any]], then: str = "") -> None:
     """Many rows a statement: half the work of a statement a row."""
+    if not rows:
+        return
     if len(rows) == 1:
         driver.execute(_values(into, len(rows[0]), 1, then), rows[0])
         return
@@ -127,6 +129,8 @@ def _sum(one: str, other: str) -> str:
 
 
 def _each(driver: Driver, change: str, keys: Sequence[str]) -> None:
+    if not keys:
+        return
     for chunk in _chunks(keys):
         driver.execute(f"{change} ({', '.join('?' * len(chunk))})", chunk)
 
