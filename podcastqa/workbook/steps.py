@@ -112,6 +112,7 @@ _STEP2 = Step(
     title="Spotify",
     question="Whose podcasts are these, and what was listened to?",
     notebook="step2_spotify.ipynb",
+    criteria_version=2,
     parameters=(
         Parameter("user", "", "whose library; without a name yours"),
         Parameter("files", "", "that user's own files: a Spotify export or OPML, several with ; between them"),
@@ -125,7 +126,8 @@ _STEP2 = Step(
         Criterion(
             "3",
             "User isolation",
-            "at least two users; reads and writes across users are refused, on PostgreSQL also by raw SQL",
+            "at least two users; reads (where there is something to find) and writes across users are refused, on "
+            "PostgreSQL also by raw SQL",
         ),
         Criterion("4", "Run again", "bringing the same in a second time adds nothing"),
         Criterion("5", "Deleting a user", "a deleted user leaves no row, no login and no file"),
@@ -134,7 +136,8 @@ _STEP2 = Step(
         Criterion(
             "8",
             "Listening history",
-            "every listen has its time, how precise that is, and who told it; each is counted once",
+            "every listen has its time, how precise that is, and who told it; counted again in another way, none is "
+            "counted twice and none is lost",
             needs=(EXPORT, SPOTIFY),
         ),
         Criterion(
