@@ -56,7 +56,9 @@ class Step2(Measured):
         super().__init__(session, parts)
         self._paths, self._sources = paths, sources
         self._first_entry = parts.ledger.last_id()
-        self.unproved = ("1", "2", "4", "8", "9") if SPOTIFY in sources and parts.settings.endpoint_overrides else ()
+        self.unproved = (
+            ("1", "2", "4", "6", "8", "9") if SPOTIFY in sources and parts.settings.endpoint_overrides else ()
+        )
         self.user = parts.users.ensure(session.parameters["user"] or parts.settings.user)
         session.parameters["user"] = self.user.name  # the report is that user's, and goes with the user
         self._others = [parts.users.ensure(f"validation-{number}") for number in (1, 2)]
