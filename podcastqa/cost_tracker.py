@@ -42,6 +42,7 @@ class CostTracker:
     def __init__(self, treasury: Treasury, user: str | None = None) -> None:
         self.treasury, self.user = treasury, user
         self._bills_until = 0.0
+        self._looking: asyncio.Task[None] | None = None
 
     async def get_real_daily_spend(self, user: str | None = None) -> Usd:
         """What this UTC day has really cost: booked or billed, whichever is more."""
@@ -116,14 +117,21 @@ class CostTracker:
     async def _admitted(self, what: Operation, job: Job[Hold]) -> Hold:
         """Bills first: what they say may close the door."""
         if time.monotonic() > self._bills_until:
-            await self._ask(self.treasury.refresh_bills)
-            self._bills_until = time.monotonic() + _BILLS_SECONDS
+            await self._look_at_bills()
         try:
             return await self.treasury.budget.writer.ask(job)
         except OverLimit as refusal:
             known = refusal
             await self._ask(lambda: self.treasury.watch.mail_refusal(what, known))
             raise
+
+    async def _look_at_bills(self) -> None:
+        """Once for all the tasks that ask meanwhile; one that is given up gives up for itself."""
+        looking, loop = self._looking, asyncio.get_running_loop()
+        if looking is None or looking.done() or looking.get_loop() is not loop:
+            looking = self._looking = loop.create_task(self._ask(self.treasury.refresh_bills))
+        await asyncio.shield(looking)
+        self._bills_until = time.monotonic() + _BILLS_SECONDS
 
     async def _settle(self, hold: Hold, actual: Usd, reason: str) -> None:
         treasury = self.treasury

@@ -15,12 +15,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 
 from podcastqa.alerts.outbox import outbox
 from podcastqa.bills.tables import bill_reads
-from podcastqa.database import SYSTEM, Database, metadata, open_database
+from podcastqa.database import open_database
 from podcastqa.money import Usd
 from podcastqa.settings import Settings
 from podcastqa.settings.reading import CONFIG
@@ -81,14 +79,6 @@ def settings_in(home: Path, **environ: str) -> Settings:
 
 def operation(user_id: int, source: str = "s", name: str = "o") -> Operation:
     return Operation(user_id, "service", name, source)
-
-
-def schema_differences(database: Database) -> list[object]:
-    """Where the migrated schema and the tables that the program declares differ."""
-    own = database.own_tables
-    look_at = {"include_name": lambda name, kind, _parents: kind != "table" or name not in own}
-    with database.read(SYSTEM) as connection:
-        return list(compare_metadata(MigrationContext.configure(connection, opts=look_at), metadata))
 
 
 def pico(amount: str) -> int:

@@ -213,13 +213,13 @@ def test_an_audit_changes_nothing_in_the_ledger(books: Parts) -> None:
 @pytest.mark.parametrize(
     ("rule", "index", "statement", "said"),
     [
-        ("reserved exactly once", "uq_entries_reserve", row("b", "reserve", 30, 2, expires_us=NOON_US + 1),
+        ("reserved exactly once", "uq_entries_step", row("b", "reserve", 30, 2, expires_us=NOON_US + 1),
          "entry 12, hold b: reserved again: entry 2 had reserved it"),
         ("reserved exactly once", "", row("z", "settle", 5),
          "entry 12, hold z: settle of a hold that was never reserved"),
-        ("No hold starts twice", "uq_entries_start", row("b", "start", 0, 2),
+        ("No hold starts twice", "uq_entries_step", row("b", "start", 0, 2),
          "entry 12, hold b: started again: entry 7 had started it"),
-        ("No hold is resolved twice", "uq_entries_end", row("d", "settle", 7, 2),
+        ("No hold is resolved twice", "uq_entries_step", row("d", "settle", 7, 2),
          "entry 12, hold d: settle, though entry 9 had resolved it (void)"),
         ("each in its time", "", row("d", "start", 0, 2),
          "entry 12, hold d: started after entry 9 had resolved it"),
@@ -284,7 +284,7 @@ def test_a_gap_in_the_numbers_is_named(books: Parts, statement: str, said: str) 
 
 
 def test_of_several_wrong_entries_the_first_is_named(books: Parts) -> None:
-    tamper(books, *[row(hold, "start", 0, 2) for hold in ("d", "d", "e")], without=["uq_entries_start"])
+    tamper(books, *[row(hold, "start", 0, 2) for hold in ("d", "d", "e")], without=["uq_entries_step"])
     found = proof(books, "each in its time")
     assert (found.broken, found.said) == (2, "entry 12, hold d: started after entry 9 had resolved it")
 

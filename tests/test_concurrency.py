@@ -21,7 +21,8 @@ from podcastqa.spend.entries import EntryKind
 from podcastqa.spend.ledger import NOTHING, Spent
 from podcastqa.spend.meter import COLUMNS
 from podcastqa.wiring import Parts, build
-from tests.conftest import ROOMY, Process, SetClock, operation, race, schema_differences, settings_in
+from podcastqa.workbook.constraints import declared_differences
+from tests.conftest import ROOMY, Process, SetClock, operation, race, settings_in
 
 pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
@@ -276,7 +277,7 @@ def test_processes_that_open_a_fresh_home_at_once_migrate_it_once(process: Calla
     shutil.rmtree(home)
     assert race([process(FIRST) for _ in range(3)]) == ["True\n"] * 3
     database = open_database(f"sqlite:///{home / 'podcastqa.sqlite'}")
-    assert schema_differences(database) == []
+    assert declared_differences(database) == []
     with database.read(SYSTEM) as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar() == 1
         assert connection.exec_driver_sql("SELECT count(*) FROM users WHERE id > 0").scalar() == 3

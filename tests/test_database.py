@@ -24,7 +24,8 @@ from podcastqa.money import Usd
 from podcastqa.spend.tables import APPEND_ONLY, bill_days, entries, stops
 from podcastqa.users import User, users_table
 from podcastqa.wiring import Parts, build
-from tests.conftest import Process, SetClock, operation, schema_differences, settings_in
+from podcastqa.workbook.constraints import declared_differences
+from tests.conftest import Process, SetClock, operation, settings_in
 
 pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
@@ -252,7 +253,7 @@ def test_a_write_that_could_reach_another_user_is_refused_and_changes_nothing(
 
 
 def test_the_migrations_make_exactly_the_tables_that_the_program_declares(parts: Parts) -> None:
-    assert schema_differences(parts.database) == []
+    assert declared_differences(parts.database) == []
     with parts.database.read(SYSTEM) as connection:
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == head()
 
@@ -531,7 +532,7 @@ def test_an_empty_database_is_migrated_on_first_use(tmp_path: Path, before: str)
     connection.executescript(before)
     connection.close()
     database = open_database(f"sqlite:///{path}")
-    assert schema_differences(database) == []
+    assert declared_differences(database) == []
     database.close()
 
 

@@ -25,7 +25,8 @@ from podcastqa.spend.entries import Operation
 from podcastqa.spend.limits import InForce, LimitRow, in_force, to_come
 from podcastqa.users import User
 from podcastqa.wiring import Parts, build
-from tests.conftest import A_WEDNESDAY, SetClock, schema_differences, settings_in
+from podcastqa.workbook.constraints import declared_differences
+from tests.conftest import A_WEDNESDAY, SetClock, settings_in
 from tests.shell import Shell
 
 pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
@@ -322,7 +323,7 @@ def test_limits_and_holds_from_before_this_version_are_kept(tmp_path: Path) -> N
         (2, 1, "", "week", 5, 0, 200, 200, "ada", "r"),
     ]
     assert driver.execute("SELECT * FROM service_counters").fetchall() == [("talk", 5, 9 - 2, 3)]
-    assert schema_differences(now) == []
+    assert declared_differences(now) == []
     now.close()
 
 

@@ -234,7 +234,7 @@ def test_an_entry_doubled_by_raw_sql_is_unexplained(worked: tuple[Parts, list[st
     columns = "hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us"
     tamper(
         parts,
-        "DROP INDEX uq_entries_end",
+        "DROP INDEX uq_entries_step",
         f"INSERT INTO entries ({columns}) SELECT {columns} FROM entries WHERE hold_id = '{ids[2]}' AND kind = 'settle'",
     )
     found = parts.treasury.reconcile()

@@ -255,7 +255,7 @@ def test_6_the_schema_is_as_declared_and_every_constraint_refuses(run: Step1) ->
     ("damage", "named"),
     [
         ("DROP TRIGGER entries_no_delete", "trigger entries_no_delete"),
-        ("DROP INDEX uq_entries_end", "index uq_entries_end"),
+        ("DROP INDEX uq_entries_step", "index uq_entries_step"),
         ("ALTER TABLE outbox DROP COLUMN delivered_to", "delivered_to"),
         ("CREATE TRIGGER forger AFTER INSERT ON stops BEGIN SELECT 1; END", "trigger forger"),
         ("CREATE TABLE elsewhere (money REAL)", "elsewhere"),
@@ -338,7 +338,7 @@ LEDGER_ERRORS: dict[str, Callable[[str, str], tuple[str, ...]]] = {
         f"DELETE FROM entries WHERE hold_id = '{one}' AND kind = 'settle'",
     ),
     "an entry doubled": lambda one, _: (
-        "DROP INDEX uq_entries_end",
+        "DROP INDEX uq_entries_step",
         f"INSERT INTO entries ({COPY}) SELECT {COPY} FROM entries WHERE hold_id = '{one}' AND kind = 'settle'",
     ),
     "two errors that cancel out": lambda one, other: (

@@ -124,7 +124,7 @@ def _missing_on_sqlite(driver: Driver) -> list[str]:
         f"{table}: {action}": f"BEFORE {action} ON {table}" for table, all_ in _REFUSED.items() for action in all_
     }
     missing = [what for what, start in wanted.items() if not stands(start)]
-    reserve = "BEFORE INSERT ON entries WHEN NEW.kind <> 'reserve' AND NOT EXISTS"
+    reserve = "AFTER INSERT ON entries WHEN NEW.kind <> 'reserve' AND NOT EXISTS"
     return missing + ["entries: INSERT without a reserve"] * (not any(reserve in sql for sql in found))
 
 

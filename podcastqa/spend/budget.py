@@ -6,16 +6,16 @@ What cannot be checked (no limit, no ledger, an estimate that is no amount) is r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from podcastqa.clock import Clock, WindowKind, window
+from podcastqa.clock import Clock, WindowKind
 from podcastqa.database import Database
-from podcastqa.errors import HoldExpired, HoldIdReused, HoldResolved, Misuse, OverLimit, UnknownUser
+from podcastqa.errors import HoldExpired, HoldIdReused, HoldResolved, Misuse
 from podcastqa.money import ZERO, Usd
-from podcastqa.spend.admission import Kept, Picos, Settled, first_over
+from podcastqa.spend.admission import Kept, Settled
 from podcastqa.spend.books import Books
-from podcastqa.spend.decisions import Decisions, Limits, refuse_if_stopped
+from podcastqa.spend.decisions import Limits, refuse_if_stopped
 from podcastqa.spend.entries import (
     EntryKind,
     Hold,
@@ -26,13 +26,12 @@ from podcastqa.spend.entries import (
     new_hold_id,
 )
 from podcastqa.spend.ledger import Ledger, Spent, Standing
-from podcastqa.spend.limits import PLACE
-from podcastqa.spend.standing import Expired, ScopeKey, without
+from podcastqa.spend.room import Room
 from podcastqa.spend.writer import Job
 from podcastqa.users import SYSTEM_ID
 
 
-class Budget(Decisions):
+class Budget(Room):
     """The guard: reserve, start, settle, void, correct; it obeys the limits and the stop that people decide on.
 
     Each verb is a job that the writer runs; what ends in `ing` makes the job, so that a task can await it.
@@ -50,9 +49,8 @@ class Budget(Decisions):
         name_of: Callable[[int], str] = str,
         kept: Kept | None = None,
     ) -> None:
-        super().__init__(database, clock, system_limits, user_limits)
-        self.writer, self._kept = ledger.writer, kept
-        self._ledger, self._hold_for, self._name_of = ledger, hold_for, name_of
+        super().__init__(database, clock, system_limits, user_limits, name_of, kept)
+        self.writer, self._ledger, self._hold_for = ledger.writer, ledger, hold_for
 
     # ── the verbs ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -142,19 +140,11 @@ class Budget(Decisions):
         if known is not None:
             return _same(known, operation, estimate)
         refuse_if_stopped(books.stop())
-        if not books.knows(operation.user_id):
-            books.prepare((operation.user_id,))
-            if not books.is_user(operation.user_id):
-                raise UnknownUser(f"There is no user with the number {operation.user_id}.")
-        expired = books.expired()
-        limits = self._limits_on(books, operation)
-        spent = {scope: without(expired, scope, books.standing(scope)) for scope in limits}
-        left = self._left_to(books, operation, estimate, limits)
-        over = first_over(estimate.pico, spent, left)
-        if over is not None and not self._is_kept_for(books, operation, estimate, limits):
-            raise self._over_limit(over, operation, estimate, spent[over[0]], limits[over[0]], books.now)
-        self._expire(books, expired)
-        hold = Hold(hold_id, operation, estimate, books.now, books.now + self._hold_for)
+        books.serve(self)
+        today = books.today(operation)
+        if today is None or books.may_have_expired() or not today.has_room(estimate.pico):
+            self.make_room(books, operation, estimate)
+        hold = Hold(hold_id, operation, estimate, books.now, books.expires(self._hold_for))
         books.open(hold)
         return hold
 
@@ -211,7 +201,7 @@ class Budget(Decisions):
             books.prepare((user_id,))
         real = {scope: tuple(books.standing(scope).real) for scope in (SYSTEM_ID, user_id)}
         overrun = actual - hold.estimate if actual.pico > hold.estimate.pico else ZERO
-        return Settled(overrun, real, self._limits_on(books, hold.operation))
+        return Settled(overrun, real, self.limits_on(books, hold.operation))
 
     def _void(self, books: Books, hold_id: str, reason: str) -> None:
         hold, end = books.get(hold_id), books.end(hold_id)
@@ -224,77 +214,6 @@ class Budget(Decisions):
             )
         if end is None:
             books.close(EntryKind.VOID, hold, ZERO, books.now, reason)
-
-    @staticmethod
-    def _expire(books: Books, expired: Sequence[Expired]) -> None:
-        if expired:
-            books.look_up([row[0] for row in expired])
-        for hold_id, *_ in expired:
-            books.close(EntryKind.EXPIRE, books.get(hold_id), ZERO, books.now)
-
-    # ── what a limit leaves ───────────────────────────────────────────────────────────────────────────────────────
-
-    def _limits_on(self, books: Books, operation: Operation) -> Picos:
-        """The limits that an operation has to keep: the system's, the user's, and the service's if it has any."""
-        set_by_people = books.limits()
-        key = operation.user_id, operation.service
-        found: dict[ScopeKey, Sequence[int | None]] | None = books.memory.get(key)
-        if found is None:
-            found = dict(self._limits_of(set_by_people, operation.user_id).items())
-            if operation.service in set_by_people.services():
-                found[operation.service] = set_by_people.of(SYSTEM_ID, operation.service)
-            books.memory[key] = found
-        return found
-
-    def _left_to(self, books: Books, operation: Operation, estimate: Usd, limits: Picos) -> Picos:
-        """The limits without what is kept for another service; what costs nothing need not leave anything."""
-        kept = self._kept
-        if kept is None or operation.service == kept.service or not estimate:
-            return limits
-        key = "kept", operation.user_id, operation.service
-        found: Picos | None = books.memory.get(key)
-        if found is None:
-            found = books.memory[key] = {
-                scope: picos if isinstance(scope, str) else [None if p is None else p - kept.of(p) for p in picos]
-                for scope, picos in limits.items()
-            }
-        return found
-
-    def _is_kept_for(self, books: Books, operation: Operation, estimate: Usd, limits: Picos) -> bool:
-        """Whether the operation's service has enough left of what is kept for it, in every window."""
-        if self._kept is None or operation.service != self._kept.service:
-            return False
-        whole = [picos for scope, picos in limits.items() if not isinstance(scope, str)]
-        least = min(self._kept.of(pico or 0) for picos in whole for pico in picos)
-        return books.spent_on(operation.service) + estimate.pico <= least
-
-    def _over_limit(
-        self,
-        over: tuple[ScopeKey, WindowKind],
-        operation: Operation,
-        estimate: Usd,
-        spent: Sequence[int],
-        limits: Sequence[int | None],
-        now: datetime,
-    ) -> OverLimit:
-        (scope, kind), place = over, PLACE[over[1].value]
-        kept = 0
-        if self._kept and operation.service != self._kept.service and not isinstance(scope, str):
-            kept = self._kept.of(limits[place] or 0)
-        keeps = f"; {Usd.from_pico(kept).shown()} of it is kept for alerts" if kept else ""
-        have, limit = Usd.from_pico(spent[place]).shown(), Usd.from_pico(limits[place] or 0).shown()
-        return OverLimit(
-            f"{operation.service} {operation.operation} ({estimate.shown()}) would exceed the {kind.adjective} limit "
-            f"of {self._called(scope)}: {have} of {limit} is spent or held ({window(kind, now)}){keeps}.",
-            next_step="Wait for the next window, or raise it: podcastqa budget set",
-            scope="service" if isinstance(scope, str) else "user" if scope else "system",
-            window=kind.value,
-        )
-
-    def _called(self, scope: ScopeKey) -> str:
-        if isinstance(scope, str):
-            return f"the service {scope}"
-        return "the whole system" if scope == SYSTEM_ID else self._name_of(scope)
 
 
 class _Admission:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from podcastqa.database import Driver
 from podcastqa.spend.entries import EntryKind, Hold
+from podcastqa.spend.standing import CounterKey
 
-#: scope (0 or a user), day, source
-CounterKey = tuple[int, int, str]
 _ENTRIES = """entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price,
  reason)"""
 _OPENED = "open_holds (hold_id, user_id, source, day, amount_pico, started, expires_us)"
@@ -26,6 +26,7 @@ _AS_COUNTED = """ON CONFLICT (user_id, day, source)
 _MOST_ROWS = 64
 #: What 64 bits hold: a counter that would be more stays there, far above any limit, and every reserve is refused.
 _MOST = 2**63 - 1
+_NAMES = {kind: kind.value for kind in EntryKind}
 _COUNTERS = "counters", ("user_id", "day", "source")
 _SERVICES = "service_counters", ("service", "day")
 
@@ -34,7 +35,8 @@ _SERVICES = "service_counters", ("service", "day")
 class Changes:
     """Rows that wait to be written; amounts in pico-dollars."""
 
-    entries: list[tuple[Any, ...]] = field(default_factory=list)
+    entries: list[Any] = field(default_factory=list)
+    """The columns of one entry after the other."""
     opened: dict[str, list[Any]] = field(default_factory=dict)
     """Hold id → its row of open_holds."""
     started: list[str] = field(default_factory=list)
@@ -53,9 +55,9 @@ class Changes:
         self, kind: EntryKind, hold: Hold, day: int, amount_pico: int, at_us: int, expires_us: int, why: str
     ) -> None:
         """Append an entry."""
-        what, hold_id = hold.operation, hold.hold_id
-        head = hold_id, kind.value, what.user_id, what.source, what.service, what.operation
-        self.entries.append((*head, amount_pico, day, at_us, expires_us, what.price, why))
+        what, entries = hold.operation, self.entries
+        entries += hold.hold_id, _NAMES[kind], what.user_id, what.source, what.service, what.operation
+        entries += amount_pico, day, at_us, expires_us, what.price, why
 
     def open(self, hold: Hold, day: int, expires_us: int) -> None:
         """A hold that counts from now on."""
@@ -78,17 +80,20 @@ class Changes:
         """Add to a counter that nobody has read."""
         _add(self.counted, (scope, day, source), booked, held)
 
-    def serve(self, service: str, day: int, booked: int, held: int) -> None:
-        """Add to a service's counter of that day."""
-        _add(self.served, (service, day), booked, held)
+    def serve(self, key: tuple[str, int], booked: int, held: int) -> None:
+        """Add to the counter of a service and day."""
+        _add(self.served, key, booked, held)
 
     def write(self, driver: Driver) -> None:
         """Write all of it, and forget it."""
         _insert(driver, _ENTRIES, self.entries)
-        _insert(driver, _OPENED, list(self.opened.values()))
+        _insert(driver, _OPENED, [*chain.from_iterable(self.opened.values())])
         _each(driver, "UPDATE open_holds SET started = 1 WHERE hold_id IN", self.started)
         _each(driver, "DELETE FROM open_holds WHERE hold_id IN", self.closed)
-        counted = [(*key, min(row[0], _MOST), min(row[1], _MOST)) for key, row in self.counters.items()]
+        counted: list[Any] = []
+        for key, row in self.counters.items():
+            counted += key
+            counted += min(row[0], _MOST), min(row[1], _MOST)
         _insert(driver, _COUNTED, counted, _AS_COUNTED)
         _add_up(driver, *_COUNTERS, self.counted)
         _add_up(driver, *_SERVICES, self.served)
@@ -111,15 +116,11 @@ def _add(sums: dict[Any, list[int]], key: Any, booked: int, held: int) -> None:
         found[1] += held
 
 
-def _insert(driver: Driver, into: str, rows: Sequence[Sequence[Any]], then: str = "") -> None:
-    """Many rows a statement: half the work of a statement a row."""
-    if not rows:
-        return
-    if len(rows) == 1:
-        driver.execute(_values(into, len(rows[0]), 1, then), rows[0])
-        return
-    for chunk in _chunks(rows):
-        driver.execute(_values(into, len(chunk[0]), len(chunk), then), [value for row in chunk for value in row])
+def _insert(driver: Driver, into: str, values: Sequence[Any], then: str = "") -> None:
+    """Many rows a statement, given as the columns of one after the other: half the work of a statement a row."""
+    width = into.count(",") + 1
+    for chunk in _chunks(values, width):
+        driver.execute(_values(into, width, len(chunk) // width, then), chunk)
 
 
 def _sum(one: str, other: str) -> str:
@@ -135,13 +136,14 @@ def _each(driver: Driver, change: str, keys: Sequence[str]) -> None:
         driver.execute(f"{change} ({', '.join('?' * len(chunk))})", chunk)
 
 
-def _chunks(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def _chunks(values: Sequence[Any], width: int = 1) -> Iterator[Sequence[Any]]:
+    """Rows of so many columns, in as few lengths as can be."""
     at, size = 0, _MOST_ROWS
-    while at < len(rows):
-        while size > len(rows) - at:
+    while left := (len(values) - at) // width:
+        while size > left:
             size //= 2
-        yield rows[at : at + size]
-        at += size
+        yield values[at : at + size * width]
+        at += size * width
 
 
 @lru_cache(maxsize=256)
@@ -155,7 +157,8 @@ def _add_up(driver: Driver, table: str, key: tuple[str, ...], sums: dict[Any, li
     if not sums:
         return
     into, then, change = _adding(table, key)
-    _insert(driver, into, [(*at, *added) for at, added in sums.items() if added[1] >= 0], then)
+    more = [value for at, added in sums.items() if added[1] >= 0 for value in (*at, *added)]
+    _insert(driver, into, more, then)
     for at, added in sums.items():
         if added[1] < 0:
             driver.execute(change, (*added[:1] * 4, added[1], *at))

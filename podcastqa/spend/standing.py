@@ -18,6 +18,10 @@ KINDS = tuple(WindowKind)
 Expired = tuple[str, int, str, int, int, str]
 #: A scope that has limits: 0 for the whole system, a user's number, a service's name.
 ScopeKey = int | str
+#: scope (0 or a user), day, source
+CounterKey = tuple[int, int, str]
+#: More than any time in microseconds, and than any amount in pico-dollars.
+NEVER = 2**63 - 1
 
 
 @lru_cache(maxsize=64)
@@ -29,43 +33,110 @@ def edges(today: date) -> tuple[int, ...]:
 
 @dataclass(slots=True)
 class Standing:
-    """What a scope has in the day, the week and the month: `real` is booked or billed, `held` promised or in doubt."""
+    """What a scope has in the day, the week and the month: booked or billed, and held (promised or in doubt).
+
+    What happens today moves the three windows alike, so it is one number; only other days are kept by window.
+    """
 
     edges: tuple[int, ...]
     rows: dict[tuple[int, str], list[int]] = field(default_factory=dict)
     """(day, source) → booked, held, billed."""
-    real: list[int] = field(default_factory=lambda: [0, 0, 0])
-    total: list[int] = field(default_factory=lambda: [0, 0, 0])
-    """Real and held together: what the limits of day, week and month are compared with."""
+    other_real: list[int] = field(default_factory=lambda: [0, 0, 0])
+    other_total: list[int] = field(default_factory=lambda: [0, 0, 0])
+    real_today: int = 0
+    total_today: int = 0
+
+    @property
+    def real(self) -> tuple[int, int, int]:
+        """Booked or billed, in day, week and month."""
+        (day, week, month), today = self.other_real, self.real_today
+        return day + today, week + today, month + today
+
+    @property
+    def total(self) -> tuple[int, int, int]:
+        """Real and held together: what the limits of day, week and month are compared with."""
+        (day, week, month), today = self.other_total, self.total_today
+        return day + today, week + today, month + today
+
+    def most_today(self, limits: Sequence[int]) -> int:
+        """The most that today may come to, so that day, week and month stay within their limits."""
+        (day, week, month), (a_day, a_week, a_month) = self.other_total, limits
+        return min(a_day - day, a_week - week, a_month - month)
 
     def holds(self, day: int) -> bool:
         """Whether that day is in one of the windows, so that its rows are here."""
         span = self.edges
         return span[2] <= day < span[3] or span[4] <= day < span[5]
 
+    def clear(self) -> None:
+        """Nothing is counted; the rows stay, and whoever knows one sees what is counted in it next."""
+        for row in self.rows.values():
+            row[:] = 0, 0, 0
+        self.other_real[:] = self.other_total[:] = 0, 0, 0
+        self.real_today = self.total_today = 0
+
+    def row(self, day: int, source: str) -> list[int]:
+        """What is counted of a day and source: booked, held, billed."""
+        found = self.rows.get((day, source))
+        if found is None:
+            found = self.rows[day, source] = [0, 0, 0]
+        return found
+
     def add(self, day: int, source: str, booked: int, held: int, billed: int = 0) -> None:
         """Count more of a day and source."""
-        row = self.rows.get((day, source))
-        if row is None:
-            row = self.rows[day, source] = [0, 0, 0]
-        before = row[0] if row[0] > row[2] else row[2]
-        row[0] += booked
-        row[1] += held
-        row[2] += billed
-        more = (row[0] if row[0] > row[2] else row[2]) - before
-        span, real, total, both = self.edges, self.real, self.total, more + held
-        if span[0] <= day < span[1]:
-            real[0] += more
-            total[0] += both
-        if span[2] <= day < span[3]:
-            real[1] += more
-            total[1] += both
-        if span[4] <= day < span[5]:
-            real[2] += more
-            total[2] += both
+        row, span = self.row(day, source), self.edges
+        if day == span[0]:
+            self.add_today(row, booked, held, billed)
+            return
+        more = _more(row, booked, held, billed)
+        for window in (1, 2):
+            if span[2 * window] <= day < span[2 * window + 1]:
+                self.other_real[window] += more
+                self.other_total[window] += more + held
+
+    def add_today(self, row: list[int], booked: int, held: int, billed: int = 0) -> None:
+        """The same, for a row of today."""
+        if not booked and not billed:  # a reserve
+            row[1] += held
+            self.total_today += held
+            return
+        more = _more(row, booked, held, billed)
+        self.real_today += more
+        self.total_today += more + held
 
 
-def without(expired: Sequence[Expired], scope: ScopeKey, standing: Standing) -> list[int]:
+def _more(row: list[int], booked: int, held: int, billed: int) -> int:
+    """Count it in the row; returns by how much the larger of booked and billed grew."""
+    before = row[0] if row[0] > row[2] else row[2]
+    row[0] += booked
+    row[1] += held
+    row[2] += billed
+    return (row[0] if row[0] > row[2] else row[2]) - before
+
+
+@dataclass(slots=True)
+class Today:
+    """What an operation of one user, service and source moves today, and what its limits leave it."""
+
+    rows: tuple[tuple[CounterKey, list[int], Standing], ...]
+    """The system's row and the user's."""
+    served: tuple[str, int]
+    """The service's counter: service, day."""
+    of_service: Standing | None
+    room: Sequence[tuple[Standing, int]] = ()
+    """Every scope that has limits, with the most that it may come to today; empty where nobody has looked yet."""
+    read: int = 0
+    """At which reading of the books that was."""
+
+    def has_room(self, pico: int) -> bool:
+        """Whether so much surely fits into every window; if not, it takes a closer look."""
+        for standing, most in self.room:
+            if standing.total_today + pico > most:
+                return False
+        return bool(self.room)
+
+
+def without(expired: Sequence[Expired], scope: ScopeKey, standing: Standing) -> Sequence[int]:
     """A scope's totals without the holds that ran out of time."""
     if not expired:
         return standing.total

@@ -25,7 +25,7 @@ from podcastqa.spend.entries import EntryKind
 from podcastqa.users import owner
 
 _KINDS = " OR ".join(f"kind = '{kind}'" for kind in EntryKind)
-_ENDS = "kind IN ('settle', 'void', 'expire')"
+_STEP = "CASE kind WHEN 'reserve' THEN 0 WHEN 'start' THEN 1 WHEN 'correct' THEN NULL ELSE 2 END"
 _OWNED = {"owner": "user_id"}
 _KEPT = {"owner": "user_id", "kept": True}  # stays when a user is deleted: the number without the name
 
@@ -33,11 +33,6 @@ _KEPT = {"owner": "user_id", "kept": True}  # stays when a user is deleted: the 
 def amount(name: str) -> Column[int]:
     """A column of pico-dollars."""
     return Column(name, BigInteger, nullable=False)
-
-
-def _once(name: str, which: str) -> Index:
-    """Of these entries a hold has one."""
-    return Index(name, "hold_id", unique=True, sqlite_where=text(which), postgresql_where=text(which))
 
 
 entries = Table(
@@ -64,9 +59,8 @@ entries = Table(
     ),
     CheckConstraint("hold_id <> '' AND length(hold_id) <= 200", name="ck_entries_hold"),
     CheckConstraint("kind <> 'correct' OR reason <> ''", name="ck_entries_reason"),
-    _once("uq_entries_reserve", "kind = 'reserve'"),
-    _once("uq_entries_start", "kind = 'start'"),
-    _once("uq_entries_end", _ENDS),
+    # A hold is reserved, started and resolved once, and corrected as often as need be: no two NULLs are the same.
+    Index("uq_entries_step", "hold_id", text(f"({_STEP})"), unique=True),
     info=_KEPT,
     sqlite_autoincrement=True,
 )

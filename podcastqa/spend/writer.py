@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import weakref
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -70,7 +69,7 @@ class Writer:
         """A forked child has none of its parent's threads, callers or connections."""
         self._pid, self._turn, self._leader = os.getpid(), threading.Lock(), 0
         self._waiting: deque[_Ticket] = deque()
-        self._calls = weakref.WeakSet[asyncio.AbstractEventLoop]()  # loops that are about to call the writer's thread
+        self._calling: asyncio.AbstractEventLoop | None = None  # the last loop that is about to call our thread
         self._line: Line = self._database.line()
         self._books: Books | None = None
         self._tasks: ThreadPoolExecutor | None = None
@@ -96,8 +95,8 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.append(_Ticket(job, future))
-        if loop not in self._calls:
-            self._calls.add(loop)
+        if self._calling is not loop:
+            self._calling = loop
             loop.call_soon(self._call, loop)  # soon, not now: tasks that are ready too come into the same batch
         return await future
 
@@ -133,7 +132,8 @@ class Writer:
 
     def _call(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have the writer's thread lead those who wait."""
-        self._calls.discard(loop)  # whoever comes from now on calls again
+        if self._calling is loop:
+            self._calling = None  # whoever comes from now on calls again
         if self._tasks is None:
             self._tasks = ThreadPoolExecutor(1, thread_name_prefix="podcastqa-writer")
         self._tasks.submit(self._lead)
@@ -236,11 +236,11 @@ def _answer(batch: list[_Ticket]) -> None:
     if len(batch) == 1 and batch[0].future is None:  # the lone caller who leads
         batch[0].done = True
         return
-    loops: dict[asyncio.AbstractEventLoop, list[_Ticket]] = {}
+    loops = defaultdict[asyncio.AbstractEventLoop, list[_Ticket]](list)
     for ticket in batch:
         ticket.done = True
         if ticket.future is not None:
-            loops.setdefault(ticket.future.get_loop(), []).append(ticket)
+            loops[ticket.future.get_loop()].append(ticket)
     for loop, tickets in loops.items():
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_tell, tickets)

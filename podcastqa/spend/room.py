@@ -1,0 +1,148 @@
+"""What the limits leave to an operation: day, week and month, of the whole system, of the user and of the service.
+
+Where it surely fits one comparison a scope says so; else each window is looked at, and a refusal says which is full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from podcastqa.clock import Clock, WindowKind, window
+from podcastqa.database import Database
+from podcastqa.errors import OverLimit, UnknownUser
+from podcastqa.money import ZERO, Usd
+from podcastqa.spend.admission import Kept, Picos, first_over
+from podcastqa.spend.books import Books
+from podcastqa.spend.decisions import Decisions, Limits
+from podcastqa.spend.entries import EntryKind, Operation
+from podcastqa.spend.limits import PLACE
+from podcastqa.spend.standing import NEVER, Expired, ScopeKey, without
+from podcastqa.users import SYSTEM_ID
+
+#: An estimate that has to leave what is kept.
+_SOMETHING = Usd.from_pico(1)
+
+
+class Room(Decisions):
+    """The limits beside what is spent and held."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        system_limits: Limits,
+        user_limits: Limits,
+        name_of: Callable[[int], str],
+        kept: Kept | None,
+    ) -> None:
+        super().__init__(database, clock, system_limits, user_limits)
+        self._name_of, self._kept = name_of, kept
+
+    def make_room(self, books: Books, operation: Operation, estimate: Usd) -> None:
+        """Let it in if it fits into every window: what ran out of time is closed then. Raises what `reserve` raises."""
+        if not books.knows(operation.user_id):
+            books.prepare((operation.user_id,))
+            if not books.is_user(operation.user_id):
+                raise UnknownUser(f"There is no user with the number {operation.user_id}.")
+        expired = books.expired()
+        limits = self.limits_on(books, operation)
+        if not expired and self._has_room(books, operation, estimate, limits):
+            return
+        spent = {scope: without(expired, scope, books.standing(scope)) for scope in limits}
+        left = self._left_to(books, operation, estimate, limits)
+        over = first_over(estimate.pico, spent, left)
+        if over is not None and not self._is_kept_for(books, operation, estimate, limits):
+            raise self._over_limit(over, operation, estimate, spent[over[0]], limits[over[0]], books.now)
+        self._expire(books, expired)
+
+    def _has_room(self, books: Books, operation: Operation, estimate: Usd, limits: Picos) -> bool:
+        """Whether it surely fits; how much does is kept ready for the next one of its kind."""
+        today = books.today(operation)
+        if today is None:
+            return False
+        if not today.room:
+            most = self._most(books, operation, limits)
+            today.room = [(has, has.most_today(picos)) for scope, picos in most for has in (books.standing(scope),)]
+        return today.has_room(estimate.pico)
+
+    def _most(self, books: Books, operation: Operation, limits: Picos) -> Sequence[tuple[ScopeKey, Sequence[int]]]:
+        """What the limits leave to whatever costs something, each a number; nothing where one is missing."""
+        key = "most", operation.user_id, operation.service
+        found: Sequence[tuple[ScopeKey, Sequence[int]]] | None = books.memory.get(key)
+        if found is None:
+            left = self._left_to(books, operation, _SOMETHING, limits)
+            is_missing = any(None in picos for scope, picos in left.items() if not isinstance(scope, str))
+            all_of_them = [(scope, [NEVER if p is None else p for p in picos]) for scope, picos in left.items()]
+            found = books.memory[key] = [] if is_missing else all_of_them
+        return found
+
+    @staticmethod
+    def _expire(books: Books, expired: Sequence[Expired]) -> None:
+        if expired:
+            books.look_up([row[0] for row in expired])
+        for hold_id, *_ in expired:
+            books.close(EntryKind.EXPIRE, books.get(hold_id), ZERO, books.now)
+
+    def limits_on(self, books: Books, operation: Operation) -> Picos:
+        """The limits that an operation has to keep: the system's, the user's, and the service's if it has any."""
+        books.serve(self)
+        set_by_people = books.limits()
+        key = operation.user_id, operation.service
+        found: dict[ScopeKey, Sequence[int | None]] | None = books.memory.get(key)
+        if found is None:
+            found = dict(self._limits_of(set_by_people, operation.user_id).items())
+            if operation.service in set_by_people.services():
+                found[operation.service] = set_by_people.of(SYSTEM_ID, operation.service)
+            books.memory[key] = found
+        return found
+
+    def _left_to(self, books: Books, operation: Operation, estimate: Usd, limits: Picos) -> Picos:
+        """The limits without what is kept for another service; what costs nothing need not leave anything."""
+        kept = self._kept
+        if kept is None or operation.service == kept.service or not estimate:
+            return limits
+        key = "kept", operation.user_id, operation.service
+        found: Picos | None = books.memory.get(key)
+        if found is None:
+            found = books.memory[key] = {
+                scope: picos if isinstance(scope, str) else [None if p is None else p - kept.of(p) for p in picos]
+                for scope, picos in limits.items()
+            }
+        return found
+
+    def _is_kept_for(self, books: Books, operation: Operation, estimate: Usd, limits: Picos) -> bool:
+        """Whether the operation's service has enough left of what is kept for it, in every window."""
+        if self._kept is None or operation.service != self._kept.service:
+            return False
+        whole = [picos for scope, picos in limits.items() if not isinstance(scope, str)]
+        least = min(self._kept.of(pico or 0) for picos in whole for pico in picos)
+        return books.spent_on(operation.service) + estimate.pico <= least
+
+    def _over_limit(
+        self,
+        over: tuple[ScopeKey, WindowKind],
+        operation: Operation,
+        estimate: Usd,
+        spent: Sequence[int],
+        limits: Sequence[int | None],
+        now: datetime,
+    ) -> OverLimit:
+        (scope, kind), place = over, PLACE[over[1].value]
+        kept = 0
+        if self._kept and operation.service != self._kept.service and not isinstance(scope, str):
+            kept = self._kept.of(limits[place] or 0)
+        keeps = f"; {Usd.from_pico(kept).shown()} of it is kept for alerts" if kept else ""
+        have, limit = Usd.from_pico(spent[place]).shown(), Usd.from_pico(limits[place] or 0).shown()
+        return OverLimit(
+            f"{operation.service} {operation.operation} ({estimate.shown()}) would exceed the {kind.adjective} limit "
+            f"of {self._called(scope)}: {have} of {limit} is spent or held ({window(kind, now)}){keeps}.",
+            next_step="Wait for the next window, or raise it: podcastqa budget set",
+            scope="service" if isinstance(scope, str) else "user" if scope else "system",
+            window=kind.value,
+        )
+
+    def _called(self, scope: ScopeKey) -> str:
+        if isinstance(scope, str):
+            return f"the service {scope}"
+        return "the whole system" if scope == SYSTEM_ID else self._name_of(scope)

@@ -1,0 +1,178 @@
+"""What every scope has today, this week and this month, as a batch sees it, and how its changes are counted.
+
+What was read is remembered until somebody else has written; then it is read anew, when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import Any
+
+from podcastqa.clock import day_number
+from podcastqa.database import Driver
+from podcastqa.spend.changes import Changes
+from podcastqa.spend.entries import Operation
+from podcastqa.spend.standing import ScopeKey, Standing, Today, edges
+from podcastqa.users import SYSTEM_ID
+
+
+class Tally:
+    """The standing of each scope that a batch asks for, beside the changes that wait to be written."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver, self.changes = driver, Changes()
+        self.day = self._reading = 0
+        self._standings: dict[ScopeKey, Standing] = {}
+        self._today: dict[tuple[int, str, str], Today] = {}  # user, service, source
+
+    def at_day(self, today: date) -> None:
+        """The day on which all of the transaction happens."""
+        number = day_number(today)
+        if number != self.day:
+            self.day, self._edges = number, edges(today)
+            self.forget_standings_past(0)
+
+    def forget_counts(self) -> None:
+        """Somebody else has written, or nothing of this transaction is kept: read anew."""
+        self.changes.forget()
+        self._written = False  # part of this transaction's changes stand in the database already
+        self._read: set[ScopeKey] = set()  # whose standing is as the database has it
+        self._users: set[int] = set()
+        self._reading += 1
+
+    def forget_standings_past(self, most: int) -> None:
+        """Remember nobody where there are more than so many."""
+        if max(len(self._standings), len(self._today)) > most:
+            self._standings, self._read = {}, set()
+            self.forget_today()
+
+    def forget_today(self) -> None:
+        """What limits leave today is another now."""
+        self._today.clear()
+
+    def ask(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        """Rows as they are with all that was changed so far."""
+        if self.changes:
+            self.changes.write(self.driver)
+            self._written = True
+        return list(self.driver.execute(sql, values).fetchall())
+
+    # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def prepare(self, user_ids: Iterable[int]) -> None:
+        """Read what is not remembered of these users and of the whole system, all at once."""
+        span, users = self._edges, {*user_ids}
+        if strangers := users - self._users:
+            sql = f"SELECT id FROM users WHERE name IS NOT NULL AND id IN ({marks(strangers)})"
+            self._users |= {row[0] for row in self.ask(sql, [*strangers])}
+        if missing := {SYSTEM_ID, *users} - self._read:
+            rows = self.ask(f"{_COUNTERS} AND user_id IN ({marks(missing)})", [*_range(span), *missing])
+            found = {scope: self._cleared(scope) for scope in missing}
+            for scope, day, source, booked, held, billed in rows:
+                found[scope].add(day, source, booked, held, billed)
+
+    def _cleared(self, scope: ScopeKey) -> Standing:
+        """The scope's standing, to be filled with what was just read."""
+        found = self._standings.get(scope)
+        if found is None:
+            found = self._standings[scope] = Standing(self._edges)
+        else:
+            found.clear()
+        self._read.add(scope)
+        return found
+
+    def knows(self, user_id: int) -> bool:
+        """Whether all about this user is remembered."""
+        return user_id in self._read and user_id in self._users
+
+    def is_user(self, user_id: int) -> bool:
+        """Whether there is somebody of that number (after `prepare`)."""
+        return user_id in self._users
+
+    def standing(self, scope: ScopeKey) -> Standing:
+        """What a scope has in the windows of today."""
+        if scope not in self._read:
+            if isinstance(scope, str):
+                self._read_service(scope)
+            else:
+                self.prepare((scope,))
+        return self._standings[scope]
+
+    def today(self, what: Operation) -> Today | None:
+        """What such an operation moves today; None where its payer or the system is not remembered."""
+        user_id, source = what.user_id, what.source
+        if not self.knows(user_id) or SYSTEM_ID not in self._read:
+            return None
+        found = self._today.get((user_id, what.service, source))
+        if found is None:
+            day, all_of_it, own = self.day, self._standings[SYSTEM_ID], self._standings[user_id]
+            found = self._today[user_id, what.service, source] = Today(
+                (
+                    ((SYSTEM_ID, day, source), all_of_it.row(day, source), all_of_it),
+                    ((user_id, day, source), own.row(day, source), own),
+                ),
+                (what.service, day),
+                self._standings.get(what.service),
+            )
+        if found.read != self._reading:
+            found.room, found.read = (), self._reading
+        return found
+
+    def spent_on(self, service: str) -> int:
+        """Pico-dollars booked or held for a service since the week or the month of today began."""
+        rows = self.standing(service).rows.values()
+        return sum(booked + held for booked, held, _ in rows)
+
+    def _read_service(self, service: str) -> None:
+        rows = self.ask(_SERVED, [service, *_range(self._edges)])
+        if service not in self._standings:
+            self.forget_today()  # what is counted of that service from now on is counted here too
+        found = self._cleared(service)
+        for day, booked, held in rows:
+            found.add(day, "", booked, held)
+
+    # ── counting ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def count(self, what: Operation, day: int, booked: int, held: int) -> None:
+        """Add to the counters of the system, the payer and the service; what is given back is negative."""
+        today = self.today(what) if day == self.day else None
+        if today is None:
+            self._count_other(what, day, booked, held)
+            return
+        counters = self.changes.counters
+        for key, row, standing in today.rows:
+            standing.add_today(row, booked, held)
+            counters[key] = row
+        self.changes.serve(today.served, booked, held)
+        if today.of_service is not None:
+            today.of_service.add(day, "", booked, held)
+
+    def _count_other(self, what: Operation, day: int, booked: int, held: int) -> None:
+        """Of another day, or of somebody who is not remembered."""
+        for scope in (SYSTEM_ID, what.user_id):
+            standing = self._standings[scope] if scope in self._read else None
+            if standing is not None and standing.holds(day):  # the row is here: it is written as it then is
+                standing.add(day, what.source, booked, held)
+                self.changes.counters[scope, day, what.source] = standing.row(day, what.source)
+            else:
+                self.changes.count(scope, day, what.source, booked, held)
+        self.changes.serve((what.service, day), booked, held)
+        if what.service in self._standings:
+            self._standings[what.service].add(day, "", booked, held)
+        self.forget_today()
+
+
+def _range(span: tuple[int, ...]) -> tuple[int, int]:
+    """From the first to one past the last day that is in any of the windows."""
+    return min(span[2], span[4]), max(span[3], span[5])
+
+
+def marks(values: Iterable[object]) -> str:
+    """A question mark for each value."""
+    return ", ".join("?" for _ in values)
+
+
+_COUNTERS = """SELECT user_id, day, source, booked_pico, held_pico, bill_pico FROM counters
+ WHERE day >= ? AND day < ?"""
+_SERVED = "SELECT day, booked_pico, held_pico FROM service_counters WHERE service = ? AND day >= ? AND day < ?"
