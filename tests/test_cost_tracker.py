@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import dataclasses
 import inspect
 import json
 import os
@@ -12,11 +13,12 @@ import sys
 from collections.abc import Coroutine
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import podcastqa
+from podcastqa.bills.desk import BillDesk
 from podcastqa.clock import WindowKind
 from podcastqa.cost_tracker import CostTracker, get_cost_tracker
 from podcastqa.errors import BadEstimate, CrossUserRefused, EmergencyStopped, OverLimit, UnknownPrice, UnknownUser
@@ -286,3 +288,41 @@ def test_results_cannot_be_changed(tracker: CostTracker) -> None:
     result = run(tracker.get_cost_summary())
     with pytest.raises(AttributeError):
         result.unattributed_cost = Usd("1")
+
+
+class Watched(BillDesk):
+    """The real desk, and how often somebody looked."""
+
+    looks: ClassVar[list[str]] = []
+
+    def refresh(self) -> bool:
+        self.looks.append("")
+        return super().refresh()
+
+
+def test_tasks_that_ask_together_look_at_the_bills_once_and_each_call_of_a_thread_looks(parts: Parts) -> None:
+    desk, looks = parts.treasury.bills, Watched.looks
+    watched = Watched(*(getattr(desk, one.name) for one in dataclasses.fields(desk)))
+    tracker = CostTracker(dataclasses.replace(parts.treasury, bills=watched))
+
+    async def together() -> list[bool]:
+        return await asyncio.gather(*(tracker.track_api_call(*CALL, "0.01") for _ in range(20)))
+
+    looks.clear()
+    assert run(together()) == [True] * 20
+    assert len(looks) == 1
+    assert run(tracker.get_real_daily_spend()) == Usd("0.20")
+    assert len(looks) == 2
+
+
+def test_a_task_that_is_given_up_while_bills_are_looked_at_leaves_the_others_their_look(tracker: CostTracker) -> None:
+    async def together() -> list[object]:
+        asked = [asyncio.create_task(tracker.track_api_call(*CALL, "0.01")) for _ in range(3)]
+        await asyncio.sleep(0)
+        asked[0].cancel()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    first, *others = run(together())
+    assert isinstance(first, asyncio.CancelledError)
+    assert others == [True, True]
+    assert run(tracker.get_real_daily_spend()) == Usd("0.02")

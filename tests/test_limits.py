@@ -20,13 +20,14 @@ from podcastqa.clock import WindowKind
 from podcastqa.database import MIGRATIONS, open_database
 from podcastqa.errors import Misuse, OverLimit
 from podcastqa.money import ZERO, Usd
+from podcastqa.spend.budget import Budget
 from podcastqa.spend.decisions import WordState
 from podcastqa.spend.entries import Operation
 from podcastqa.spend.limits import InForce, LimitRow, in_force, to_come
 from podcastqa.users import User
 from podcastqa.wiring import Parts, build
 from podcastqa.workbook.constraints import declared_differences
-from tests.conftest import A_WEDNESDAY, SetClock, settings_in
+from tests.conftest import A_WEDNESDAY, SetClock, operation, settings_in
 from tests.shell import Shell
 
 pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
@@ -300,7 +301,8 @@ INSERT INTO limits (user_id, window_kind, amount_pico, set_us, set_by, reason)
  VALUES (0, 'day', 7, 100, 'ada', 'r'), (1, 'week', 5, 200, 'ada', 'r');
 INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, reason)
  VALUES ('h', 'reserve', 1, 's', 'talk', 'o', 10, 5, 1, ''), ('g', 'reserve', 1, 's', 'talk', 'o', 3, 5, 1, ''),
- ('h', 'settle', 1, 's', 'talk', 'o', 9, 5, 1, ''), ('h', 'correct', 1, 's', 'talk', 'o', -2, 5, 1, 'r');
+ ('h', 'settle', 1, 's', 'talk', 'o', 9, 5, 1, ''), ('h', 'correct', 1, 's', 'talk', 'o', -2, 5, 1, 'r'),
+ ('h', 'correct', 1, 's', 'talk', 'o', -1, 5, 1, 'again');
 INSERT INTO open_holds VALUES ('g', 1, 's', 5, 3, 0, 1);
 """
 
@@ -322,9 +324,29 @@ def test_limits_and_holds_from_before_this_version_are_kept(tmp_path: Path) -> N
         (1, 0, "", "day", 7, 0, 100, 100, "ada", "r"),
         (2, 1, "", "week", 5, 0, 200, 200, "ada", "r"),
     ]
-    assert driver.execute("SELECT * FROM service_counters").fetchall() == [("talk", 5, 9 - 2, 3)]
+    assert driver.execute("SELECT * FROM service_counters").fetchall() == [("talk", 5, 9 - 2 - 1, 3)]
     assert declared_differences(now) == []
     now.close()
+
+
+def test_two_guards_on_one_ledger_keep_each_its_own_usual_limits(parts: Parts, clock: SetClock) -> None:
+    ada = parts.users.add("ada")
+
+    def guard(most: str, minutes: int) -> Budget:
+        limits = dict.fromkeys(WindowKind, Usd(most))
+        shared = parts.database, parts.ledger, clock
+        return Budget(*shared, system_limits=limits, user_limits=limits, hold_for=timedelta(minutes=minutes))
+
+    wide, narrow = guard("1.00", 15), guard("0.50", 5)
+    what = operation(ada.id)
+    assert wide.reserve(what, Usd("0.40")).expires_at - clock.now() == timedelta(minutes=15)
+    with pytest.raises(OverLimit):
+        narrow.reserve(what, Usd("0.20"))  # 0.40 + 0.20 is more than 0.50
+    assert narrow.reserve(what, Usd("0.10")).expires_at - clock.now() == timedelta(minutes=5)
+    wide.reserve(what, Usd("0.50"))  # 0.40 + 0.10 + 0.50 = 1.00
+    for full in (wide, narrow):
+        with pytest.raises(OverLimit):
+            full.reserve(what, Usd("0.000000000001"))
 
 
 # ── in the shell ──────────────────────────────────────────────────────────────────────────────────────────────────────
