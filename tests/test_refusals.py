@@ -13,6 +13,7 @@ from podcastqa.errors import (
     HoldIdReused,
     HoldResolved,
     HoldUnknown,
+    LimitMissing,
     Misuse,
     OverLimit,
     PodcastQAError,
@@ -21,6 +22,7 @@ from podcastqa.errors import (
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend import ledger as ledger_module
 from podcastqa.spend.admission import Kept
+from podcastqa.spend.books import Books
 from podcastqa.spend.budget import Budget
 from podcastqa.spend.entries import EntryKind, Operation
 from podcastqa.spend.ledger import Ledger, Spent
@@ -31,7 +33,7 @@ from tests.conftest import SetClock, operation
 
 pytestmark = pytest.mark.step1
 
-DOLLAR, DIME = Usd("1.00"), Usd("0.10")
+DOLLAR, DIME, CENT = Usd("1.00"), Usd("0.10"), Usd("0.01")
 ENDED = "The hold h has already ended: {}."
 
 
@@ -256,3 +258,82 @@ def test_what_is_kept_for_a_service_is_named_and_left_to_it_alone(parts: Parts, 
         budget.book(mail, Usd.from_pico(1))
     assert budget.service_standing("mail")[WindowKind.DAY] == Spent(Usd("0.01"), ZERO)
     assert budget.service_standing("mail", clock.instant + timedelta(days=1))[WindowKind.DAY] == Spent(ZERO, ZERO)
+
+
+def guarded(parts: Parts, clock: SetClock, kept: Kept) -> Budget:
+    limits = dict.fromkeys(WindowKind, DOLLAR)
+    shared = parts.database, Ledger(parts.database, clock), clock
+    minutes = timedelta(minutes=15)
+    return Budget(*shared, system_limits=limits, user_limits=limits, hold_for=minutes, kept=kept)
+
+
+def test_what_is_kept_is_kept_of_each_users_own_limit_and_of_no_services(
+    parts: Parts, clock: SetClock, ada: User
+) -> None:
+    """A hundredth of ada's dollar is kept, a hundredth of bob's dime, and nothing of the dime of the service."""
+    budget, bob = guarded(parts, clock, Kept("mail", DOLLAR)), parts.users.add("bob")
+    for kind in WindowKind:
+        budget.set_limit(bob.id, kind, DIME, by="ada", reason="a test")
+        budget.set_limit(0, kind, Usd("9"), by="ada", reason="a test")
+    budget.set_limit(0, WindowKind.DAY, DIME, service="talk", by="ada", reason="a test")
+    for user, most in ((ada, "0.99"), (bob, "0.099")):
+        budget.book(operation(user.id), Usd(most))
+        with pytest.raises(OverLimit):
+            budget.book(operation(user.id), Usd.from_pico(1))
+    cleo = parts.users.add("cleo")
+    talk = Operation(cleo.id, "talk", "o", "s")
+    budget.book(talk, DIME)
+    with pytest.raises(OverLimit, match=r"of the service talk: \$0.10 of \$0.10 is spent or held \(day 2024-02-28\)\."):
+        budget.book(talk, Usd.from_pico(1))
+    budget.book(Operation(cleo.id, "mail", "send", "s"), Usd("0.90"))  # it may have all there is: 0.10 + 0.90 = 1
+
+
+def test_a_missing_limit_is_said_where_something_is_kept_too(parts: Parts, clock: SetClock, ada: User) -> None:
+    budget = Budget(
+        *(parts.database, Ledger(parts.database, clock), clock),
+        system_limits=dict.fromkeys(WindowKind, DOLLAR),
+        user_limits={WindowKind.DAY: DOLLAR, WindowKind.WEEK: DOLLAR},
+        hold_for=timedelta(minutes=15),
+        kept=Kept("mail", DIME),
+    )
+    with pytest.raises(LimitMissing, match="There is no monthly limit for this user"):
+        budget.book(operation(ada.id), CENT)
+
+
+class Looking(Budget):
+    """The real guard, and how often it had to look at each window."""
+
+    looks = 0
+
+    def make_room(self, books: Books, operation: Operation, estimate: Usd) -> None:
+        self.looks += 1
+        super().make_room(books, operation, estimate)
+
+
+def test_after_one_look_at_each_window_the_next_of_its_kind_is_decided_without(
+    parts: Parts, clock: SetClock, ada: User
+) -> None:
+    limits, bob = dict.fromkeys(WindowKind, DOLLAR), parts.users.add("bob")
+    budget = Looking(
+        *(parts.database, Ledger(parts.database, clock), clock),
+        system_limits=limits,
+        user_limits=limits,
+        hold_for=timedelta(minutes=15),
+    )
+    for _ in range(10):
+        budget.settle(budget.reserve(operation(ada.id), CENT).hold_id, CENT)
+    assert budget.looks == 1
+    budget.reserve(operation(bob.id), CENT)
+    assert budget.looks == 2
+    with pytest.raises(OverLimit):
+        budget.reserve(operation(ada.id), Usd("0.90"))  # 10 x 0.01 + 0.01 + 0.90 is more than a dollar
+    assert budget.looks == 3
+    parts.budget.set_limit(ada.id, WindowKind.DAY, Usd("0.10"), by="bob", reason="enough")
+    with pytest.raises(OverLimit):
+        budget.reserve(operation(ada.id), Usd.from_pico(1))
+
+
+def test_a_settle_without_a_reason_has_none(parts: Parts, ada: User) -> None:
+    parts.budget.settle(parts.budget.reserve(operation(ada.id), CENT).hold_id, CENT)
+    parts.budget.writer.run(parts.budget.settling(parts.budget.reserve(operation(ada.id), CENT).hold_id, CENT))
+    assert [entry.reason for entry in parts.ledger.entries()] == [""] * 4
