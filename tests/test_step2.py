@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import uuid
 import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 
@@ -32,12 +34,25 @@ PASS, FAIL, NOT_RUN = Outcome.PASS, Outcome.FAIL, Outcome.NOT_RUN
 SAMPLE = files("podcastqa.podcasts").joinpath("sample")
 
 
-def opened(made: Parts, *paths: Path, more: tuple[str, ...] = ()) -> Step2:
-    """A run of step 2 behind its gate."""
-    sources = [SOURCE, *([EXPORT] if paths else []), *more]
-    components = made.components | {"library": ", ".join(sources)}
-    given = {"user": "ada", "files": ";".join(map(str, paths)), "show_rows": 20}
-    return Step2(Session(STEPS["step2"].using(components), given, components, made), made, [*paths], sources)
+Opened = Callable[..., Step2]
+
+
+@pytest.fixture
+def opened() -> Iterator[Opened]:
+    """Runs of step 2 behind its gate: `opened(parts, *files)`. What a test leaves open is ended with it, so that the
+    run's own cost is booked while its ledger is there."""
+
+    def run(made: Parts, *paths: Path, more: tuple[str, ...] = ()) -> Step2:
+        sources = [SOURCE, *([EXPORT] if paths else []), *more]
+        components = made.components | {"library": ", ".join(sources)}
+        given = {"user": "ada", "files": ";".join(map(str, paths)), "show_rows": 20}
+        session = Session(STEPS["step2"].using(components), given, components, made)
+        made_run = Step2(session, made, [*paths], sources)
+        ends.callback(made_run._run.close)
+        return made_run
+
+    with ExitStack() as ends:
+        yield run
 
 
 @pytest.fixture
@@ -46,7 +61,9 @@ def made(home: Path) -> Parts:
 
 
 @pytest.mark.both_databases
-def test_every_criterion_of_the_sample_podcast_passes_and_those_of_other_sources_are_not_asked(made: Parts) -> None:
+def test_every_criterion_of_the_sample_podcast_passes_and_those_of_other_sources_are_not_asked(
+    made: Parts, opened: Opened
+) -> None:
     run = opened(made)
     found = [
         run.sources_connected(),
@@ -68,7 +85,7 @@ def test_every_criterion_of_the_sample_podcast_passes_and_those_of_other_sources
     assert library_checks.rows_of(made, made.users.get("validation-1"))["connections"] == 0  # lent, and taken back
 
 
-def test_a_table_that_lost_its_owner_fails_the_isolation_of_users(made: Parts) -> None:
+def test_a_table_that_lost_its_owner_fails_the_isolation_of_users(made: Parts, opened: Opened) -> None:
     run = opened(made)
     run.sources_connected()
     episodes.info.pop("owner")
@@ -77,7 +94,6 @@ def test_a_table_that_lost_its_owner_fails_the_isolation_of_users(made: Parts) -
     finally:
         episodes.info["owner"] = "user_id"
     assert found.outcome is Outcome.FAIL
-    run._run.close()
 
 
 def test_a_recount_sees_listens_that_nobody_can_have_heard_and_rows_that_are_lost() -> None:
@@ -89,7 +105,7 @@ def test_a_recount_sees_listens_that_nobody_can_have_heard_and_rows_that_are_los
     assert library_checks.recounted(quick, listens(quick)) == (0, 0)
 
 
-def test_with_an_export_listening_is_asked_for_too(made: Parts, tmp_path: Path) -> None:
+def test_with_an_export_listening_is_asked_for_too(made: Parts, tmp_path: Path, opened: Opened) -> None:
     path = packed(tmp_path, {"StreamingHistory_podcast_0.json": [SHORT], "Streaming_History_Audio_1.json": [EXTENDED]})
     run = opened(made, path)
     assert run.asked == {"1", "2", "3", "4", "5", "6", "7", "8"}
@@ -100,23 +116,21 @@ def test_with_an_export_listening_is_asked_for_too(made: Parts, tmp_path: Path) 
         "1 listens of 2 rows told; 0 counted twice, 0 lost; precise to 1 s",
     )
     assert run.run_again().outcome is PASS
-    run._run.close()
 
 
-def test_an_export_without_listening_leaves_its_criterion_open(made: Parts, tmp_path: Path) -> None:
+def test_an_export_without_listening_leaves_its_criterion_open(made: Parts, tmp_path: Path, opened: Opened) -> None:
     run = opened(made, put(tmp_path, "YourLibrary.json", LIBRARY))
     run.sources_connected()
     assert run.listening_history().outcome is NOT_RUN
-    run._run.close()
 
 
-def test_a_file_that_cannot_be_used_fails_the_first_criterion(made: Parts, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_used_fails_the_first_criterion(made: Parts, tmp_path: Path, opened: Opened) -> None:
     good, bad = put(tmp_path, "YourLibrary.json", LIBRARY), put(tmp_path, "data.zip", b"no zip")
     found = opened(made, good, bad).sources_connected()
     assert (found.outcome, "1 files could not be used" in found.measured) == (FAIL, True)
 
 
-def test_what_is_missing_or_comes_again_is_seen(made: Parts) -> None:
+def test_what_is_missing_or_comes_again_is_seen(made: Parts, opened: Opened) -> None:
     run = opened(made)
     run.sources_connected()
     with made.database.hot() as driver:
@@ -125,7 +139,7 @@ def test_what_is_missing_or_comes_again_is_seen(made: Parts) -> None:
     assert run.run_again().outcome is FAIL  # one was missing, and came in
 
 
-def test_what_a_deleted_user_leaves_is_seen(made: Parts) -> None:
+def test_what_a_deleted_user_leaves_is_seen(made: Parts, opened: Opened) -> None:
     run = opened(made)
     run.sources_connected()
     with made.database.hot() as driver:  # somebody's copy, which no deletion knows of
@@ -135,16 +149,14 @@ def test_what_a_deleted_user_leaves_is_seen(made: Parts) -> None:
         )
     found = run.deleting_a_user()
     assert (found.outcome, ", 1 after" in found.measured) == (FAIL, True)
-    run._run.close()
 
 
-def test_an_app_without_a_consent_leaves_its_criteria_open_and_says_what_to_do(home: Path) -> None:
+def test_an_app_without_a_consent_leaves_its_criteria_open_and_says_what_to_do(home: Path, opened: Opened) -> None:
     made = build(settings_in(home, SPOTIFY_CLIENT_ID="an-app"), clock=SystemClock())
     run = opened(made, more=(SPOTIFY,))
     assert run.asked == {str(n) for n in range(1, 10)}
     for found in (run.sources_connected(), run.consent_and_tokens()):
         assert (found.outcome, found.next_step) == (NOT_RUN, "Connect: podcastqa connect spotify --user ada")
-    run._run.close()
 
 
 def test_criteria_belong_to_sources() -> None:
@@ -208,7 +220,7 @@ def test_bringing_the_sample_twice_adds_nothing(parts: Parts) -> None:
 # ── figures ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_listening_is_drawn_by_day_and_by_show_and_said_in_words(made: Parts, tmp_path: Path) -> None:
+def test_listening_is_drawn_by_day_and_by_show_and_said_in_words(made: Parts, tmp_path: Path, opened: Opened) -> None:
     run = opened(
         made, put(tmp_path, "StreamingHistory_podcast_0.json", [SHORT, SHORT | {"endTime": "2024-08-19 00:00"}])
     )
@@ -217,7 +229,6 @@ def test_listening_is_drawn_by_day_and_by_show_and_said_in_words(made: Parts, tm
     by_day, by_show = listening_by_day(history), listening_by_show(history)
     assert "2 minutes on 2 days" in repr(by_day)
     assert "A show 2 min" in repr(by_show)
-    run._run.close()
 
 
 def test_without_listening_a_sentence_stands_where_the_figure_would(made: Parts) -> None:
