@@ -84,7 +84,7 @@ class CostTracker:
         treasury, payer = self.treasury, self.whose(user)
         try:
             sure = _usd(estimate)
-            what = treasury.planned_call(payer, service, operation)
+            what = treasury.plans.call(payer, service, operation)
             await self._admitted(what, treasury.budget.booking(what, sure))
         except Refused:
             return False
@@ -100,7 +100,7 @@ class CostTracker:
         `async with tracker.spending("ada", service, operation, estimate) as hold: …; hold.settle(actual)`
         """
         treasury, payer = self.treasury, self.whose(user)
-        what, sure = treasury.planned(payer, service, operation, None if estimate is None else _usd(estimate))
+        what, sure = treasury.plans.work(payer, service, operation, None if estimate is None else _usd(estimate))
         if what.source == METER:  # in this thread: the meter reads the CPU clock of the one that does the work
             with treasury.spending(payer, service, operation, sure) as running:
                 yield running

@@ -15,7 +15,7 @@ from podcastqa.alerts.watch import Watch
 from podcastqa.bills.desk import BillDesk
 from podcastqa.bills.reconcile import Reconciliation, reconcile
 from podcastqa.clock import Clock, WindowKind, day_number
-from podcastqa.errors import Misuse, OverLimit, UnknownPrice, UnknownUser
+from podcastqa.errors import Misuse, OverLimit, UnknownUser
 from podcastqa.money import Usd
 from podcastqa.spend import views
 from podcastqa.spend.budget import Budget
@@ -23,15 +23,12 @@ from podcastqa.spend.entries import Hold, Operation, checked_estimate
 from podcastqa.spend.ledger import NOTHING, Ledger
 from podcastqa.spend.meter import SOURCE, Meter
 from podcastqa.spend.mirror import Mirror
-from podcastqa.spend.prices import PriceList
+from podcastqa.spend.plans import Plans
 from podcastqa.spend.status import SYSTEM_NAME, BudgetStatus, LimitHistory, LimitTable, budget_status
-from podcastqa.users import SYSTEM_ID, User, Users
+from podcastqa.users import SYSTEM_ID, Users
 
 #: Work on this machine: the local meter says what it cost.
 LOCAL = "local-compute"
-#: The billing source of operations that no price list knows: no bill will ever speak of them.
-OWN_ESTIMATE = "own-estimate"
-_MOST_PLANS = 10_000
 
 
 @dataclass(slots=True)
@@ -78,13 +75,12 @@ class Treasury:
     meter: Meter
     bills: BillDesk
     mirror: Mirror
-    prices: PriceList
+    plans: Plans
     users: Users
     watch: Watch
     clock: Clock
     me: str
     redact: Callable[[str], str]
-    _plans: dict[tuple[object, ...], Operation] = field(default_factory=dict, repr=False)
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -143,19 +139,12 @@ class Treasury:
 
     def call(self, service: str, operation: str, estimate: Usd, user: str | None = None) -> Hold:
         """Admit and book at the estimate in one transaction; raises Refused, and then the caller must not run."""
-        what = self.planned_call(user, service, operation)
+        what = self.plans.call(user, service, operation)
         self.refresh_bills()
         with self.mailing_refusals(what):
             hold = self.budget.book(what, estimate)
         self.watch.mail_due(what.user_id)
         return hold
-
-    def planned_call(self, user: str | None, service: str, operation: str) -> Operation:
-        """The operation that `call` books, and who pays for it."""
-        what = self._planned(user, service, operation, own_estimate=True)
-        if what.source == SOURCE:  # its row would be missing in the bill for good
-            raise Misuse("The local meter says what work on this machine costs.", next_step="Run it under spending().")
-        return what
 
     @contextmanager
     def spending(
@@ -173,7 +162,7 @@ class Treasury:
         Local work is settled at what the meter says. Other work that ended without `settle` is booked at its
         estimate; work that raised without `settle` stays in doubt, counted at its estimate: failure is not void.
         """
-        what, sure = self.planned(user, service, operation, estimate)
+        what, sure = self.plans.work(user, service, operation, estimate)
         self.refresh_bills()
         with self.mailing_refusals(what):
             hold = self.budget.begin(what, sure, hold_id)
@@ -190,11 +179,6 @@ class Treasury:
             if running.actual is None and not running.voided:
                 self.settle(hold, hold.estimate, "no actual cost was said")
                 running.actual = hold.estimate
-
-    def planned(self, user: str | None, service: str, operation: str, estimate: Usd | None) -> tuple[Operation, Usd]:
-        """The operation that `spending` runs, and what it is expected to cost."""
-        what = self._planned(user, service, operation, own_estimate=estimate is not None)
-        return what, self._estimate(what) if estimate is None else estimate
 
     def settle(self, hold: Hold, actual: Usd, reason: str = "") -> None:
         """Book what a hold really cost, then raise the alerts that are due."""
@@ -255,35 +239,6 @@ class Treasury:
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _planned(self, user: str | None, service: str, operation: str, *, own_estimate: bool) -> Operation:
-        """The operation; remembered for the day, with the number of the user, whom the guard knows to be there."""
-        key = user, service, operation, own_estimate, self.clock.now().date()
-        found = self._plans.get(key)
-        if found is None:
-            if len(self._plans) >= _MOST_PLANS:
-                self._plans.clear()
-            found = self._plans[key] = self._operation(self._payer(user), service, operation, own_estimate=own_estimate)
-        return found
-
-    def _operation(self, user: User, service: str, operation: str, *, own_estimate: bool) -> Operation:
-        service, operation = self.redact(service), self.redact(operation)
-        try:
-            price = self.prices.find(service, operation, self.clock.now().date())
-        except UnknownPrice:
-            if not own_estimate:
-                raise
-            return Operation(user.id, service, operation, OWN_ESTIMATE)
-        return Operation(user.id, service, operation, price.source, price.id)
-
-    def _estimate(self, what: Operation) -> Usd:
-        price = self.prices.named(what.price, self.clock.now().date())
-        if price.unit not in ("request", "recipient"):
-            raise UnknownPrice(f"{what.service} is paid per {price.unit}: say what you expect it to cost.")
-        return price.cost(1)
-
-    def _payer(self, user: str | None) -> User:
-        return self.users.ensure(self.me) if user in (None, self.me) else self.users.get(str(user))
-
     def _scope(self, user: str | None) -> int | None:
         return None if user is None else self.users.get(user).id
 
@@ -311,5 +266,5 @@ class Treasury:
             self.watch.mail_refusal(what, refusal)
             raise
         except UnknownUser:
-            self._plans.clear()  # whom it knew was deleted
+            self.plans.forget()
             raise

@@ -194,6 +194,7 @@ def build(
     from podcastqa.spend.meter import Meter
     from podcastqa.spend.mirror import Mirror
     from podcastqa.spend.paid import Payer
+    from podcastqa.spend.plans import Plans
     from podcastqa.spend.prices import PriceList
     from podcastqa.treasury import Treasury
     from podcastqa.users import Users
@@ -229,8 +230,9 @@ def build(
 
     desk = BillDesk(bill_source, meter_bill, imported, ledger, users)
     watch = Watch(*(budget, users, outbox, mailer, clock, settings.cost_alert_email, settings.alert_thresholds))
+    plans = Plans(prices, users, clock, settings.user, redactor.text)
     treasury = Treasury(
-        *(budget, ledger, meter, desk, mirror, prices, users, watch, clock), me=settings.user, redact=redactor.text
+        *(budget, ledger, meter, desk, mirror, plans, users, watch, clock), me=settings.user, redact=redactor.text
     )
     return Parts(
         *(settings, redactor, clock, database, users, prices, ledger, budget, meter, bill_source, mirror),

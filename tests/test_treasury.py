@@ -28,8 +28,9 @@ from podcastqa.errors import (
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend.entries import EntryKind
 from podcastqa.spend.meter import COLUMNS
+from podcastqa.spend.plans import OWN_ESTIMATE
 from podcastqa.spend.status import SYSTEM_NAME
-from podcastqa.treasury import LOCAL, OWN_ESTIMATE, Treasury
+from podcastqa.treasury import LOCAL, Treasury
 from podcastqa.wiring import Parts, build
 from tests.conftest import ROOMY, Process, SetClock, settings_in
 
