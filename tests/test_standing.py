@@ -58,10 +58,10 @@ def test_what_one_comparison_lets_in_fits_every_window_and_what_it_does_not_let_
     has = Standing(SPAN)
     for row in rows:
         has.add(*row)
-    today = Today((), ("service", TODAY), None, [(has, has.most_today(limits))])
+    today = Today((), ("service", TODAY), None, room=[(has, has.most_today(limits))])
     assert today.has_room(pico) == fits(pico, has.total, limits)
 
 
 def test_where_nobody_has_looked_yet_nothing_surely_fits() -> None:
     assert not Today((), ("service", TODAY), None).has_room(0)
-    assert Today((), ("service", TODAY), None, [(Standing(SPAN), NEVER)]).has_room(0)
+    assert Today((), ("service", TODAY), None, room=[(Standing(SPAN), NEVER)]).has_room(0)

@@ -168,6 +168,11 @@ class Books(Tally):
 
     # ── what people decided ───────────────────────────────────────────────────────────────────────────────────────
 
+    def prepare(self, user_ids: Iterable[int]) -> None:
+        """The same; and the limits, so that nobody is told what other limits had left."""
+        super().prepare(user_ids)
+        self.limits()
+
     def limits(self) -> InForce:
         """The limits that somebody set and that are in force."""
         if not self._limits_read:

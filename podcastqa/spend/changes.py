@@ -49,7 +49,7 @@ class Changes:
     """(service, day) → what is added: booked, held."""
 
     def __bool__(self) -> bool:
-        return bool(self.entries)
+        return bool(self.entries or self.counters or self.counted or self.served)
 
     def note(
         self, kind: EntryKind, hold: Hold, day: int, amount_pico: int, at_us: int, expires_us: int, why: str

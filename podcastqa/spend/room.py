@@ -62,8 +62,10 @@ class Room(Decisions):
         if today is None:
             return False
         if not today.room:
-            most = self._most(books, operation, limits)
-            today.room = [(has, has.most_today(picos)) for scope, picos in most for has in (books.standing(scope),)]
+            today.limits = self._most(books, operation, limits)
+            for scope, _ in today.limits:
+                books.standing(scope)
+            books.look(today)
         return today.has_room(estimate.pico)
 
     def _most(self, books: Books, operation: Operation, limits: Picos) -> Sequence[tuple[ScopeKey, Sequence[int]]]:

@@ -123,10 +123,12 @@ class Today:
     served: tuple[str, int]
     """The service's counter: service, day."""
     of_service: Standing | None
+    limits: Sequence[tuple[ScopeKey, Sequence[int]]] = ()
+    """Every scope that has limits, with what they leave it in day, week and month; empty where nobody has asked yet."""
     room: Sequence[tuple[Standing, int]] = ()
-    """Every scope that has limits, with the most that it may come to today; empty where nobody has looked yet."""
+    """The same scopes, with the most that each may come to today."""
     read: int = 0
-    """At which reading of the books that was."""
+    """At which reading of the books the room was told."""
 
     def has_room(self, pico: int) -> bool:
         """Whether so much surely fits into every window; if not, it takes a closer look."""

@@ -62,15 +62,16 @@ class Tally:
 
     def prepare(self, user_ids: Iterable[int]) -> None:
         """Read what is not remembered of these users and of the whole system, all at once."""
-        span, users = self._edges, {*user_ids}
-        if strangers := users - self._users:
-            sql = f"SELECT id FROM users WHERE name IS NOT NULL AND id IN ({marks(strangers)})"
-            self._users |= {row[0] for row in self.ask(sql, [*strangers])}
-        if missing := {SYSTEM_ID, *users} - self._read:
-            rows = self.ask(f"{_COUNTERS} AND user_id IN ({marks(missing)})", [*_range(span), *missing])
-            found = {scope: self._cleared(scope) for scope in missing}
-            for scope, day, source, booked, held, billed in rows:
-                found[scope].add(day, source, booked, held, billed)
+        missing = {SYSTEM_ID, *user_ids} - self._read
+        if not missing:
+            return
+        rows = self.ask(f"{_COUNTERS} WHERE users.id IN ({marks(missing)})", [*_range(self._edges), *missing])
+        found = {scope: self._cleared(scope) for scope in missing}
+        for scope, is_there, day, *counted in rows:
+            if is_there:
+                self._users.add(scope)
+            if day is not None:
+                found[scope].add(day, *counted)
 
     def _cleared(self, scope: ScopeKey) -> Standing:
         """The scope's standing, to be filled with what was just read."""
@@ -116,8 +117,15 @@ class Tally:
                 self._standings.get(what.service),
             )
         if found.read != self._reading:
-            found.room, found.read = (), self._reading
+            found.read = self._reading
+            self.look(found)
         return found
+
+    def look(self, today: Today) -> None:
+        """See what its limits leave it; nothing where a scope is yet to be read: that would write half a change."""
+        known = [(self._standings[scope], picos) for scope, picos in today.limits if scope in self._read]
+        is_whole = len(known) == len(today.limits)
+        today.room = [(has, has.most_today(picos)) for has, picos in known] if is_whole else ()
 
     def spent_on(self, service: str) -> int:
         """Pico-dollars booked or held for a service since the week or the month of today began."""
@@ -173,6 +181,6 @@ def marks(values: Iterable[object]) -> str:
     return ", ".join("?" for _ in values)
 
 
-_COUNTERS = """SELECT user_id, day, source, booked_pico, held_pico, bill_pico FROM counters
- WHERE day >= ? AND day < ?"""
+_COUNTERS = """SELECT users.id, name IS NOT NULL, day, source, booked_pico, held_pico, bill_pico
+ FROM users LEFT JOIN counters ON user_id = users.id AND day >= ? AND day < ?"""
 _SERVED = "SELECT day, booked_pico, held_pico FROM service_counters WHERE service = ? AND day >= ? AND day < ?"
