@@ -235,6 +235,7 @@ class Treasury:
         self.refresh_bills()
         for user_id in (SYSTEM_ID, *self._names(None)):  # a deleted user's mails are forgotten, and not sent anew
             self.watch.outbox.raise_all(self.watch.due(user_id))
+        self.watch.outbox.raise_all(self.watch.due_of_services())
         return self.watch.deliver()
 
     # ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -182,6 +182,22 @@ def test_each_event_has_its_own_words_and_its_own_next_step(threshold, subject, 
     assert "transcribe: $0.40" in part(mail, "plain")
 
 
+@pytest.mark.parametrize("threshold", ["50", "refused"])
+def test_an_alert_about_a_service_names_it_and_whose_limit_to_change(threshold):
+    mail = a_mail(an_alert(threshold, service="speech; rm -rf ~"))
+    assert mail["Subject"].endswith("(the service speech; rm -rf ~)")
+    assert "podcastqa budget set day AMOUNT --service 'speech; rm -rf ~' --reason WHY" in part(mail, "plain")
+
+
+def test_alerts_about_the_system_and_about_two_services_are_three(database):
+    outbox = Outbox(database, SystemClock())
+    three = [an_alert(), an_alert(service="speech"), an_alert(service="search")]
+    assert outbox.raise_all([*three, *three]) == tuple(three)
+    assert outbox.raise_all(three) == ()
+    assert [notice.alert for notice in outbox.pending()] == three
+    assert len({compose(one, recipient="a@b", sender="c@d", at=AT)["Message-ID"] for one in three}) == 3
+
+
 def test_a_drill_says_so_before_anything_else():
     mail = a_mail(an_alert(), drill=True)
     assert mail["Subject"].startswith("[drill] podcastqa: ")
@@ -388,7 +404,7 @@ def test_forgetting_a_user_forgets_the_mails_about_them(database, mailer):
 @pytest.mark.parametrize(
     ("constraint", "wrong"),
     [
-        ("outbox.user_id, outbox.window_kind, outbox.window_start, outbox.threshold", {}),
+        ("outbox.user_id, outbox.service, outbox.window_kind, outbox.window_start, outbox.threshold", {}),
         ("ck_outbox_threshold", {"threshold": ""}),
         ("ck_outbox_window", {"window_kind": "year"}),
         ("FOREIGN KEY", {"user_id": 4711}),
@@ -415,7 +431,7 @@ def test_the_migrated_table_is_the_table_the_program_knows(database):
         unique = {u["name"]: tuple(u["column_names"]) for u in seen.get_unique_constraints("outbox")}
         checks = {c["name"] for c in seen.get_check_constraints("outbox")}
     assert columns == {c.name: (str(c.type), c.nullable) for c in outbox.columns}
-    assert unique == {"uq_outbox_once": ("user_id", "window_kind", "window_start", "threshold")}
+    assert unique == {"uq_outbox_once": ("user_id", "service", "window_kind", "window_start", "threshold")}
     assert checks == {"ck_outbox_threshold", "ck_outbox_window"}
 
 

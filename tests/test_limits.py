@@ -304,10 +304,12 @@ INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_
  ('h', 'settle', 1, 's', 'talk', 'o', 9, 5, 1, ''), ('h', 'correct', 1, 's', 'talk', 'o', -2, 5, 1, 'r'),
  ('h', 'correct', 1, 's', 'talk', 'o', -1, 5, 1, 'again');
 INSERT INTO open_holds VALUES ('g', 1, 's', 5, 3, 0, 1);
+INSERT INTO outbox (user_id, window_kind, window_start, threshold, spent_pico, limit_pico, detail, created_us, sent_us)
+ VALUES (0, 'day', 5, '80', 8, 10, '', 1, 2), (1, 'day', 5, 'refused', 8, 10, 'why', 1, NULL);
 """
 
 
-def test_limits_and_holds_from_before_this_version_are_kept(tmp_path: Path) -> None:
+def test_limits_holds_and_alerts_from_before_this_version_are_kept(tmp_path: Path) -> None:
     path, config = tmp_path / "old.sqlite", Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     engine = sa.create_engine(f"sqlite:///{path}")
@@ -325,6 +327,10 @@ def test_limits_and_holds_from_before_this_version_are_kept(tmp_path: Path) -> N
         (2, 1, "", "week", 5, 0, 200, 200, "ada", "r"),
     ]
     assert driver.execute("SELECT * FROM service_counters").fetchall() == [("talk", 5, 9 - 2 - 1, 3)]
+    assert driver.execute("SELECT id, user_id, service, threshold, detail, sent_us FROM outbox").fetchall() == [
+        (1, 0, "", "80", "", 2),
+        (2, 1, "", "refused", "why", None),
+    ]
     assert declared_differences(now) == []
     now.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import hashlib
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from podcastqa.bills.reconcile import Kind
 from podcastqa.clock import SystemClock, WindowKind
+from podcastqa.cost_tracker import CostTracker
 from podcastqa.errors import (
     BillError,
     EmergencyStopped,
@@ -26,7 +28,7 @@ from podcastqa.errors import (
     UnknownUser,
 )
 from podcastqa.money import ZERO, Usd
-from podcastqa.spend.entries import EntryKind
+from podcastqa.spend.entries import EntryKind, Operation
 from podcastqa.spend.meter import COLUMNS
 from podcastqa.spend.plans import OWN_ESTIMATE
 from podcastqa.spend.status import SYSTEM_NAME
@@ -446,6 +448,62 @@ def test_a_users_own_limit_refuses_that_user_only_and_mails_that_user(small: Par
         "ada@example.org",
         "podcastqa: an operation was refused by the weekly budget (ada)",
     )
+
+
+def test_a_services_own_limit_refuses_that_service_only_and_mails_the_operator_once(small: Parts) -> None:
+    small.treasury.set_limit(DAY, Usd("0.05"), service=MINE[0], by="me", reason="a trial")
+    for _ in range(2):
+        with pytest.raises(OverLimit, match="the daily limit of the service a-service-of-mine") as refusal:
+            small.treasury.call(*MINE, Usd("0.06"))
+    assert (refusal.value.scope, refusal.value.window) == ("service", "day")
+    small.treasury.call("another-service", "an-operation", Usd("0.06"))
+    [mail] = mails(small)
+    assert (mail["To"], mail["Subject"]) == (
+        "ops@example.org",
+        "podcastqa: an operation was refused by the daily budget (the service a-service-of-mine)",
+    )
+    plain = mail.get_body(("plain",))
+    assert plain is not None
+    for words in ("$0.00 of $0.05", "podcastqa budget set day AMOUNT --service a-service-of-mine --reason WHY"):
+        assert words in plain.get_content()
+
+
+def test_a_task_whose_service_has_no_room_is_refused_too(small: Parts) -> None:
+    small.treasury.set_limit(WEEK, ZERO, service=MINE[0], by="me", reason="a trial")
+    tracker = CostTracker(small.treasury)
+
+    async def spend() -> None:
+        async with tracker.spending(None, *MINE, "0.01"):
+            raise AssertionError("it ran")
+
+    with pytest.raises(OverLimit, match="the weekly limit of the service"):
+        asyncio.run(spend())
+    assert [(one.alert.service, one.alert.threshold) for one in small.outbox.sent()] == [(MINE[0], "refused")]
+
+
+def test_a_services_thresholds_are_mailed_when_they_are_reached_and_never_again(small: Parts) -> None:
+    small.treasury.set_limit(MONTH, Usd("0.40"), service=MINE[0], by="me", reason="a trial")
+    told = []
+    for _ in range(4):
+        with small.treasury.spending(None, *MINE, Usd("0.10")) as spending:
+            spending.settle(Usd("0.10"))
+        told.append([(one.alert.service, one.alert.threshold) for one in small.outbox.sent()])
+    # 0.10 is 25 % of the service's 0.40; 0.20 is 50; 0.30 is 75; 0.40 is 100, and 40 % of the system's 1.00
+    half, whole = (MINE[0], "50"), [(MINE[0], "80"), (MINE[0], "100")]
+    assert told == [[], [half], [half], [half, *whole]]
+    assert "podcastqa: 50 % of the monthly budget is spent (the service a-service-of-mine)" in subjects(small)
+    assert {mail["To"] for mail in mails(small)} == {"ops@example.org"}
+    assert small.treasury.deliver_alerts().sent == ()
+
+
+def test_a_services_threshold_that_a_crash_kept_from_being_raised_is_mailed_later(small: Parts) -> None:
+    small.treasury.set_limit(DAY, Usd("0.10"), service=MINE[0], by="me", reason="a trial")
+    payer = small.users.ensure("me")
+    small.budget.book(Operation(payer.id, *MINE, OWN_ESTIMATE), Usd("0.05"))  # and then nobody looked
+    assert thresholds(small) == []
+    [sent] = small.treasury.deliver_alerts().sent
+    assert (sent.alert.whose, sent.alert.threshold) == ("the service a-service-of-mine", "50")
+    assert (sent.alert.spent, sent.alert.limit) == (Usd("0.05"), Usd("0.10"))
 
 
 def test_an_overrun_is_booked_in_full_mailed_and_closes_the_door(small: Parts) -> None:

@@ -32,9 +32,9 @@ _HARD, _SOFT = 998, 78
 _STATUS = ("See where every budget stands", "podcastqa status")
 _WHO = ("See who spent it", "podcastqa spend --by user")
 _VARIANCE = ("See estimate against actual cost", "podcastqa spend --variance")
-_LIMIT = ("Give this window more room", "podcastqa budget set {kind} AMOUNT{user} --reason WHY")
+_LIMIT = ("Give this window more room", "podcastqa budget set {kind} AMOUNT{whose} --reason WHY")
 _STOP = ("Refuse every operation from now on", "podcastqa budget stop --reason WHY")
-_CONSENT = ("Consent again, any day until then", "podcastqa connect spotify{user}")
+_CONSENT = ("Consent again, any day until then", "podcastqa connect spotify{whose}")
 _RELEASE = ("Let operations run again", "podcastqa budget release --reason WHY")
 #: What happened → headline, what it means, what to do. `percent` stands for every threshold that is a number.
 _WORDS: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
@@ -68,10 +68,11 @@ _WORDS: dict[str, tuple[str, str, tuple[tuple[str, str], ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something a person must hear of, once for each scope, window and threshold.
+    """Something a person must hear of, once for each scope (system, user or service), window and threshold.
 
     `threshold` is a percentage ("80") or an event: "refused", "overrun", "stop", "consent". An event that deserves a
-    mail each time carries a number: "stop 7"; "consent 30" is thirty days before the window.
+    mail each time carries a number: "stop 7"; "consent 30" is thirty days before the window. An alert about a
+    `service` is the whole system's.
     """
 
     scope: str
@@ -82,6 +83,7 @@ class Alert:
     spent: Usd
     limit: Usd
     detail: str = ""
+    service: str = ""
 
     def __post_init__(self) -> None:
         percent = self.threshold.isdecimal() and 1 <= int(self.threshold) <= 100
@@ -93,9 +95,9 @@ class Alert:
             raise ValueError(f"no {self.kind} begins on {self.window_start}")
 
     @property
-    def key(self) -> tuple[int, str, date, str]:
+    def key(self) -> tuple[int, str, str, date, str]:
         """What makes it the same alert, whoever raises it."""
-        return self.user_id, self.kind.value, self.window_start, self.threshold
+        return self.user_id, self.service, self.kind.value, self.window_start, self.threshold
 
     @property
     def window(self) -> Window:
@@ -116,7 +118,9 @@ class Alert:
 
     @property
     def whose(self) -> str:
-        """The user's name, or the whole system, on one line."""
+        """The user's name, the service's, or the whole system, on one line."""
+        if self.service:
+            return f"the service {one_line(self.service)}"
         return "the whole system" if self.user_id == SYSTEM_ID else one_line(self.scope)
 
     def facts(self) -> tuple[tuple[str, str], ...]:
@@ -137,9 +141,15 @@ class Alert:
 
     def steps(self) -> tuple[tuple[str, str], ...]:
         """What to do, each with its command."""
-        user = "" if self.user_id == SYSTEM_ID else f" --user {shlex.quote(one_line(self.scope))}"
         steps = _WORDS[self._event][2]
-        return tuple((what, command.format(kind=self.kind, user=user)) for what, command in steps)
+        return tuple((what, command.format(kind=self.kind, whose=self._option)) for what, command in steps)
+
+    @property
+    def _option(self) -> str:
+        """How a command is told whose limit it is."""
+        if self.service:
+            return f" --service {shlex.quote(one_line(self.service))}"
+        return "" if self.user_id == SYSTEM_ID else f" --user {shlex.quote(one_line(self.scope))}"
 
     @property
     def _event(self) -> str:
@@ -228,7 +238,10 @@ def _address(text: str) -> str:
 
 
 def _digest(alert: Alert, at: datetime) -> str:
-    key = "|".join(map(str, (*alert.key, microseconds(at))))
+    service = [alert.service] if alert.service else []
+    key = "|".join(
+        map(str, (alert.user_id, alert.kind.value, alert.window_start, alert.threshold, microseconds(at), *service))
+    )
     return hashlib.sha256(key.encode()).hexdigest()[:32]
 
 

@@ -1,8 +1,8 @@
 """One alert is one row, and one row becomes one mail, however many processes race and whichever of them dies.
 
-A row is unique by user, window and threshold, so raising an alert twice is raising it once. To send, a process claims
-the row in one transaction, hands the mail over and marks it sent. If it dies in between, the claim runs out after a
-minute and the next delivery takes over; the mail has the same Message-ID, so that a carrier that has it keeps one.
+A row is unique by user or service, window and threshold, so raising an alert twice is raising it once. To send, a
+process claims the row in one transaction, hands the mail over and marks it sent. If it dies in between, the claim runs
+out after a minute and the next delivery takes over; the mail has the same Message-ID, so that a carrier keeps one.
 A mail that may have gone although nobody said so keeps its claim likewise; one that surely did not go frees it at once.
 """
 
@@ -39,7 +39,7 @@ from podcastqa.errors import PodcastQAError, Refused
 from podcastqa.money import Usd
 from podcastqa.users import Users, owner
 
-_KEY = ("user_id", "window_kind", "window_start", "threshold")
+_KEY = ("user_id", "service", "window_kind", "window_start", "threshold")
 #: How long a claim keeps others away: longer than a mail takes, short enough that a crash delays it little.
 CLAIM = timedelta(seconds=60)
 
@@ -48,6 +48,9 @@ outbox = Table(
     metadata,
     row_id(),
     owner(),  # 0: the whole system
+    Column(
+        "service", Text, nullable=False, server_default=""
+    ),  # of the whole system's alerts: which one they are about
     Column("window_kind", Text, nullable=False),
     Column("window_start", Integer, nullable=False),
     Column("threshold", Text, nullable=False),
@@ -212,7 +215,7 @@ class Outbox:
         columns = [outbox.c[name] for name in _KEY]
         with self._database.read(SYSTEM) as connection:
             rows = connection.execute(select(*columns).where(outbox.c.window_start.in_(days)))
-            return {(user, kind, day_of(day), threshold) for user, kind, day, threshold in rows}
+            return {(user, service, kind, day_of(day), threshold) for user, service, kind, day, threshold in rows}
 
     def _notices(self, scope: Scope, which: ColumnElement[bool]) -> tuple[Notice, ...]:
         with self._database.read(scope) as connection:
@@ -233,6 +236,7 @@ def _insert(connection: Connection, alert: Alert, now: int) -> bool:
     """Whether the row is new; only the alert's own key may be taken, every other constraint still speaks."""
     row = {
         "user_id": alert.user_id,
+        "service": alert.service,
         "window_kind": alert.kind.value,
         "window_start": day_number(alert.window_start),
         "threshold": alert.threshold,
@@ -257,6 +261,7 @@ def _notice(row: RowMapping, scope: str) -> Notice:
             Usd.from_pico(row["spent_pico"]),
             Usd.from_pico(row["limit_pico"]),
             row["detail"],
+            row["service"],
         ),
         from_microseconds(row["created_us"]),
         None if row["sent_us"] is None else from_microseconds(row["sent_us"]),

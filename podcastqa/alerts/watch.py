@@ -68,12 +68,12 @@ class Watch:
     def mail_refusal(self, what: Operation, refusal: OverLimit) -> None:
         """Mail that a limit has no room."""
         scope = what.user_id if refusal.scope == "user" else SYSTEM_ID
-        threshold = f"refused {what.service}" if refusal.scope == "service" else "refused"
-        self.raise_all([self.alert(scope, WindowKind(refusal.window), threshold, refusal.message)])
+        service = what.service if refusal.scope == "service" else ""
+        self.raise_all([self.alert(scope, WindowKind(refusal.window), "refused", refusal.message, service=service)])
 
     def mail_due(self, user_id: int) -> None:
-        """Mail what is due for the system and the user."""
-        self.raise_all(self.due(user_id))
+        """Mail what is due for the system, the user and the services."""
+        self.raise_all([*self.due(user_id), *self.due_of_services()])
 
     def raise_all(self, alerts: list[Alert]) -> None:
         """Keep what is new, and mail what waits."""
@@ -90,15 +90,37 @@ class Watch:
             for percent in due(spent.get((scope, kind), NOTHING).real, limit, self.thresholds)
         ]
 
+    def due_of_services(self) -> list[Alert]:
+        """The same for every service that has a limit."""
+        now = self.clock.now()
+        return [
+            self.alert(SYSTEM_ID, kind, str(percent), now=now, service=service)
+            for (service, kind), limit in self.budget.service_limits(now).items()
+            for percent in due(self._spent_on(service, kind, now), limit, self.thresholds)
+        ]
+
     def alert(
-        self, scope: int, kind: WindowKind, threshold: str, detail: str = "", now: datetime | None = None
+        self,
+        scope: int,
+        kind: WindowKind,
+        threshold: str,
+        detail: str = "",
+        now: datetime | None = None,
+        service: str = "",
     ) -> Alert:
         """An alert of this instant, with what is spent."""
         now = now or self.clock.now()
         name = SYSTEM_NAME if scope == SYSTEM_ID else self.users.names()[scope]
-        spent = self.budget.standing(scope, now).get((scope, kind), NOTHING).real
-        limit = self.budget.limits(scope).get((scope, kind), ZERO)
-        return Alert(name, scope, kind, window(kind, now).start, threshold, spent, limit, detail)
+        if service:
+            spent = self._spent_on(service, kind, now)
+            limit = self.budget.service_limits(now).get((service, kind), ZERO)
+        else:
+            spent = self.budget.standing(scope, now).get((scope, kind), NOTHING).real
+            limit = self.budget.limits(scope).get((scope, kind), ZERO)
+        return Alert(name, scope, kind, window(kind, now).start, threshold, spent, limit, detail, service)
+
+    def _spent_on(self, service: str, kind: WindowKind, now: datetime) -> Usd:
+        return self.budget.service_standing(service, now).get(kind, NOTHING).real
 
     def deliver(self) -> Delivery:
         """Mail what waits."""

@@ -33,10 +33,11 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a settle did: the overrun past the estimate, and where system and user stand now (pico-dollars, real)."""
+    """What a settle did: the overrun past the estimate, and what each scope that has limits has spent by now."""
 
     overrun: Usd
-    real: Mapping[int, tuple[int, ...]]
+    real: Mapping[ScopeKey, tuple[int, ...]]
+    """Pico-dollars in day, week and month, without what is held."""
     limits: Picos
 
 

@@ -28,7 +28,6 @@ from podcastqa.spend.entries import (
 from podcastqa.spend.ledger import Ledger, Spent, Standing
 from podcastqa.spend.room import Room
 from podcastqa.spend.writer import Job
-from podcastqa.users import SYSTEM_ID
 
 
 class Budget(Room):
@@ -199,9 +198,10 @@ class Budget(Room):
         user_id = hold.operation.user_id
         if not books.knows(user_id):
             books.prepare((user_id,))
-        real = {scope: tuple(books.standing(scope).real) for scope in (SYSTEM_ID, user_id)}
+        limits = self.limits_on(books, hold.operation)
+        real = {scope: books.standing(scope).real for scope in limits}
         overrun = actual - hold.estimate if actual.pico > hold.estimate.pico else ZERO
-        return Settled(overrun, real, self.limits_on(books, hold.operation))
+        return Settled(overrun, real, limits)
 
     def _void(self, books: Books, hold_id: str, reason: str) -> None:
         hold, end = books.get(hold_id), books.end(hold_id)
