@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from decimal import Decimal
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from podcastqa.clock import WindowKind
 from podcastqa.errors import CrossUserRefused, OverLimit, Refused
@@ -85,37 +85,27 @@ class CostTracker:
         try:
             sure = _usd(estimate)
             what = treasury.plans.call(payer, service, operation)
-            await self._admitted(what, treasury.budget.booking(what, sure))
+            await self.admitted(what, treasury.budget.booking(what, sure))
         except Refused:
             return False
         await self._ask(lambda: treasury.watch.mail_due(what.user_id))
         return True
 
-    @asynccontextmanager
-    async def spending(
+    def spending(
         self, user: str | None, service: str, operation: str, estimate: Usd | Decimal | str | None = None
-    ) -> AsyncIterator[Spending]:
+    ) -> AbstractAsyncContextManager[Spending]:
         """Reserve, run the block, settle; raises Refused before the block runs.
 
         `async with tracker.spending("ada", service, operation, estimate) as hold: …; hold.settle(actual)`
         """
-        treasury, payer = self.treasury, self.whose(user)
-        what, sure = treasury.plans.work(payer, service, operation, None if estimate is None else _usd(estimate))
-        if what.source == METER:  # in this thread: the meter reads the CPU clock of the one that does the work
-            with treasury.spending(payer, service, operation, sure) as running:
-                yield running
-            return
-        running = Spending(await self._admitted(what, treasury.budget.beginning(what, sure)), treasury, _later=True)
-        try:
-            yield running
-            if running.actual is None and not running.voided:
-                running.settle(running.hold.estimate, "no actual cost was said")
-        finally:
-            if running.actual is not None:
-                await self._settle(running.hold, running.actual, running.reason)
+        payer = self.whose(user)
+        what, sure = self.treasury.plans.work(payer, service, operation, None if estimate is None else _usd(estimate))
+        if what.source == METER:
+            return _InThisThread(self.treasury.spending(payer, service, operation, sure))
+        return _Running(self, what, sure)
 
-    async def _admitted(self, what: Operation, job: Job[Hold]) -> Hold:
-        """Bills first: what they say may close the door."""
+    async def admitted(self, what: Operation, job: Job[Hold]) -> Hold:
+        """Do a job that reserves; bills first, for what they say may close the door. A refusal is mailed."""
         if time.monotonic() > self._bills_until:
             await self._look_at_bills()
         try:
@@ -133,9 +123,12 @@ class CostTracker:
         await asyncio.shield(looking)
         self._bills_until = time.monotonic() + _BILLS_SECONDS
 
-    async def _settle(self, hold: Hold, actual: Usd, reason: str) -> None:
+    async def settle(self, hold: Hold, actual: Usd, reason: str = "") -> None:
+        """Book what a hold really cost, then raise the alerts that are due."""
         treasury = self.treasury
-        settled = await treasury.budget.writer.ask(treasury.budget.settling(hold.hold_id, actual, reason))
+        settled = await treasury.budget.writer.ask(
+            treasury.budget.settling(hold.hold_id, actual, treasury.redact(reason) if reason else "")
+        )
         if treasury.watch.may_be_due(settled):
             await self._ask(lambda: treasury.watch.settled(hold, settled))
 
@@ -151,6 +144,41 @@ class CostTracker:
     @staticmethod
     async def _ask(question: Callable[[], T]) -> T:
         return await asyncio.to_thread(question)
+
+
+class _Running(AbstractAsyncContextManager[Spending]):
+    """An operation under a hold that tasks await; a class, for a generator costs each operation more."""
+
+    __slots__ = ("_estimate", "_running", "_tracker", "_what")
+
+    def __init__(self, tracker: CostTracker, what: Operation, estimate: Usd) -> None:
+        self._tracker, self._what, self._estimate = tracker, what, estimate
+
+    async def __aenter__(self) -> Spending:
+        tracker, what = self._tracker, self._what
+        hold = await tracker.admitted(what, tracker.treasury.budget.beginning(what, self._estimate))
+        self._running = Spending(hold, tracker.treasury, _later=True)
+        return self._running
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        running = self._running
+        if kind is None and running.actual is None and not running.voided:
+            running.settle(running.hold.estimate, "no actual cost was said")
+        if running.actual is not None:
+            await self._tracker.settle(running.hold, running.actual, running.reason)
+
+
+class _InThisThread(AbstractAsyncContextManager[Spending]):
+    """The meter reads the CPU clock of the thread that does the work."""
+
+    def __init__(self, spending: AbstractContextManager[Spending]) -> None:
+        self._spending = spending
+
+    async def __aenter__(self) -> Spending:
+        return self._spending.__enter__()
+
+    async def __aexit__(self, *problem: Any) -> bool | None:
+        return self._spending.__exit__(*problem)
 
 
 def _usd(estimate: Usd | Decimal | str) -> Usd:

@@ -49,11 +49,12 @@ class Watch:
         """Whether a threshold is reached that this process has not mailed about: most settles need not look further."""
         if settled.overrun:
             return True
-        lowest, reached = min(self.thresholds, default=101), False
+        lowest = min(self.thresholds, default=101)
         for scope, real in settled.real.items():
-            for spent, limit in zip(real, settled.limits[scope], strict=True):
-                reached |= limit is not None and 100 * spent >= lowest * limit
-        return reached and not self._reached(settled) <= self._mailed
+            for spent, limit in zip(real, settled.limits[scope]):  # noqa: B905 – three windows each; asked of every settle
+                if limit is not None and 100 * spent >= lowest * limit:
+                    return not self._reached(settled) <= self._mailed
+        return False
 
     def _reached(self, settled: Settled) -> set[tuple[object, ...]]:
         """Every threshold that is reached, as the key of its alert."""

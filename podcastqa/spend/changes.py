@@ -138,10 +138,9 @@ def _each(driver: Driver, change: str, keys: Sequence[str]) -> None:
 
 def _chunks(values: Sequence[Any], width: int = 1) -> Iterator[Sequence[Any]]:
     """Rows of so many columns, in as few lengths as can be."""
-    at, size = 0, _MOST_ROWS
+    at = 0
     while left := (len(values) - at) // width:
-        while size > left:
-            size //= 2
+        size = min(_MOST_ROWS, 1 << left.bit_length() - 1)
         yield values[at : at + size * width]
         at += size * width
 
