@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -85,7 +85,7 @@ class CostTracker:
         try:
             sure = _usd(estimate)
             what = treasury.plans.call(payer, service, operation)
-            await self.admitted(what, treasury.budget.booking(what, sure))
+            await self._admitted(what, treasury.budget.booking(what, sure))
         except Refused:
             return False
         await self._ask(lambda: treasury.watch.mail_due(what.user_id))
@@ -102,9 +102,9 @@ class CostTracker:
         what, sure = self.treasury.plans.work(payer, service, operation, None if estimate is None else _usd(estimate))
         if what.source == METER:
             return _InThisThread(self.treasury.spending(payer, service, operation, sure))
-        return _Running(self, what, sure)
+        return _Running(self.treasury, self._admitted, self._settle, what, sure)
 
-    async def admitted(self, what: Operation, job: Job[Hold]) -> Hold:
+    async def _admitted(self, what: Operation, job: Job[Hold]) -> Hold:
         """Do a job that reserves; bills first, for what they say may close the door. A refusal is mailed."""
         if time.monotonic() > self._bills_until:
             await self._look_at_bills()
@@ -123,7 +123,7 @@ class CostTracker:
         await asyncio.shield(looking)
         self._bills_until = time.monotonic() + _BILLS_SECONDS
 
-    async def settle(self, hold: Hold, actual: Usd, reason: str = "") -> None:
+    async def _settle(self, hold: Hold, actual: Usd, reason: str) -> None:
         """Book what a hold really cost, then raise the alerts that are due."""
         treasury = self.treasury
         settled = await treasury.budget.writer.ask(
@@ -149,15 +149,22 @@ class CostTracker:
 class _Running(AbstractAsyncContextManager[Spending]):
     """An operation under a hold that tasks await; a class, for a generator costs each operation more."""
 
-    __slots__ = ("_estimate", "_running", "_tracker", "_what")
+    __slots__ = ("_admitted", "_estimate", "_running", "_settle", "_treasury", "_what")
 
-    def __init__(self, tracker: CostTracker, what: Operation, estimate: Usd) -> None:
-        self._tracker, self._what, self._estimate = tracker, what, estimate
+    def __init__(
+        self,
+        treasury: Treasury,
+        admitted: Callable[[Operation, Job[Hold]], Awaitable[Hold]],
+        settle: Callable[[Hold, Usd, str], Awaitable[None]],
+        what: Operation,
+        estimate: Usd,
+    ) -> None:
+        self._treasury, self._admitted, self._settle = treasury, admitted, settle
+        self._what, self._estimate = what, estimate
 
     async def __aenter__(self) -> Spending:
-        tracker, what = self._tracker, self._what
-        hold = await tracker.admitted(what, tracker.treasury.budget.beginning(what, self._estimate))
-        self._running = Spending(hold, tracker.treasury, _later=True)
+        job = self._treasury.budget.beginning(self._what, self._estimate)
+        self._running = Spending(await self._admitted(self._what, job), self._treasury, _later=True)
         return self._running
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -165,7 +172,7 @@ class _Running(AbstractAsyncContextManager[Spending]):
         if kind is None and running.actual is None and not running.voided:
             running.settle(running.hold.estimate, "no actual cost was said")
         if running.actual is not None:
-            await self._tracker.settle(running.hold, running.actual, running.reason)
+            await self._settle(running.hold, running.actual, running.reason)
 
 
 class _InThisThread(AbstractAsyncContextManager[Spending]):

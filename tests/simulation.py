@@ -26,7 +26,7 @@ from podcastqa.money import ZERO, Usd
 from podcastqa.spend.budget import Budget
 from podcastqa.spend.entries import Operation
 from podcastqa.spend.ledger import NOTHING, Ledger
-from podcastqa.spend.writer import Job
+from podcastqa.spend.writer import Doing, Job
 from podcastqa.users import Users
 from tests.model import HOLD_FOR, Model, Scope
 
@@ -207,14 +207,16 @@ class Life:
             return job(what, Usd.from_pico(pico), hold_id), lambda: getattr(model, name)(hold_id, what, pico, now)
         hold_id, pico = self._old_id(), self.random.randint(0, 80)
         if name == "start":
-            return Job(lambda books: budget._start(books, hold_id), hold_id), lambda: model.start(hold_id, now)
+            return Doing(lambda books: budget._start(books, hold_id), hold_id), lambda: model.start(hold_id, now)
         if name == "settle":
             return budget.settling(hold_id, Usd.from_pico(pico)), lambda: model.settle(hold_id, pico)
         if name == "void":
-            return Job(lambda books: budget._void(books, hold_id, "not charged"), hold_id), lambda: model.void(hold_id)
+            return Doing(lambda books: budget._void(books, hold_id, "not charged"), hold_id), lambda: model.void(
+                hold_id
+            )
         delta = Usd.from_pico(pico - 40)
         return (
-            Job(lambda books: books.correct(books.get(hold_id), delta, now, "was wrong"), hold_id, again=False),
+            Doing(lambda books: books.correct(books.get(hold_id), delta, now, "was wrong"), hold_id, again=False),
             lambda: model.correct(hold_id, pico - 40),
         )
 

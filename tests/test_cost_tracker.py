@@ -23,6 +23,7 @@ from podcastqa.clock import WindowKind
 from podcastqa.cost_tracker import CostTracker, get_cost_tracker
 from podcastqa.errors import BadEstimate, CrossUserRefused, EmergencyStopped, OverLimit, UnknownPrice, UnknownUser
 from podcastqa.money import ZERO, Usd
+from podcastqa.spend.entries import EntryKind
 from podcastqa.treasury import LOCAL
 from podcastqa.wiring import Parts
 
@@ -152,6 +153,16 @@ def test_many_calls_at_once_never_pass_the_limit(tracker: CostTracker) -> None:
 
     assert sum(run(many())) == 16  # 16 × 0.30 = 4.80, and 17 × 0.30 = 5.10 is past 5.00
     assert run(tracker.get_real_daily_spend()) == Usd("4.80")
+
+
+def test_a_secret_in_a_tasks_reason_does_not_get_into_the_ledger(tracker: CostTracker) -> None:
+    async def call() -> None:
+        async with tracker.spending(None, *CALL, "0.50") as hold:
+            hold.settle(Usd("0.20"), "sent with Bearer abcdefghijklmnopqrstuvwxyz")
+
+    run(call())
+    reasons = [entry.reason for entry in tracker.treasury.ledger.entries() if entry.kind is EntryKind.SETTLE]
+    assert reasons == ["sent with Bearer [redacted]"]
 
 
 def test_a_call_whose_cost_is_known_afterwards_is_settled_in_its_block(tracker: CostTracker) -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podcastqa.spend.admission import fits
+from podcastqa.alerts.alert import due
+from podcastqa.money import Usd
+from podcastqa.spend.admission import all_below, fits
 from podcastqa.spend.standing import NEVER, Standing, Today, edges
 
 pytestmark = pytest.mark.step1
@@ -65,3 +67,21 @@ def test_what_one_comparison_lets_in_fits_every_window_and_what_it_does_not_let_
 def test_where_nobody_has_looked_yet_nothing_surely_fits() -> None:
     assert not Today((), ("service", TODAY), None).has_room(0)
     assert Today((), ("service", TODAY), None, room=[(Standing(SPAN), NEVER)]).has_room(0)
+
+
+LIMITS = st.lists(st.none() | st.integers(0, 3000), min_size=3, max_size=3)
+
+
+@given(st.integers(1, 100), st.lists(st.integers(0, 3000), min_size=3, max_size=3), LIMITS)
+def test_what_is_below_a_threshold_in_every_window_needs_no_mail_and_what_is_not_may_need_one(
+    percent: int, spent: list[int], limits: list[int | None]
+) -> None:
+    reached = [
+        due(Usd.from_pico(have), Usd.from_pico(limit), (percent,))
+        for have, limit in zip(spent, limits, strict=True)
+        if limit is not None
+    ]
+    if all_below(percent, spent, limits):
+        assert not any(reached)
+    elif all(spent):  # where nothing is spent nothing is due, even of a limit of zero
+        assert any(reached)

@@ -17,7 +17,7 @@ from podcastqa.money import ZERO, Usd
 from podcastqa.spend.books import Books
 from podcastqa.spend.entries import EntryKind, Hold
 from podcastqa.spend.ledger import Spent
-from podcastqa.spend.writer import Job
+from podcastqa.spend.writer import Doing
 from podcastqa.users import User
 from podcastqa.wiring import Parts
 from tests.conftest import Process, operation
@@ -133,7 +133,7 @@ def test_one_callers_mistake_is_nobody_elses(parts: Parts, ada: User) -> None:
 
     async def together() -> list[object]:
         asks = [budget.writer.ask(budget.reserving(operation(ada.id), CENT, f"good {n}")) for n in range(3)]
-        asks.insert(1, budget.writer.ask(Job(mistaken, "half", ada.id)))  # type: ignore[arg-type]
+        asks.insert(1, budget.writer.ask(Doing(mistaken, "half", ada.id)))  # type: ignore[arg-type]
         asks.append(budget.writer.ask(budget.reserving(operation(99), CENT)))
         return await asyncio.gather(*asks, return_exceptions=True)
 

@@ -13,7 +13,7 @@ from podcastqa.alerts.outbox import Delivery, Outbox
 from podcastqa.clock import Clock, WindowKind, window, windows
 from podcastqa.errors import OverLimit
 from podcastqa.money import ZERO, Usd
-from podcastqa.spend.admission import Settled
+from podcastqa.spend.admission import Settled, all_below
 from podcastqa.spend.budget import Budget
 from podcastqa.spend.entries import Hold, Operation
 from podcastqa.spend.ledger import NOTHING
@@ -51,9 +51,8 @@ class Watch:
             return True
         lowest = min(self.thresholds, default=101)
         for scope, real in settled.real.items():
-            for spent, limit in zip(real, settled.limits[scope]):  # noqa: B905 – three windows each; asked of every settle
-                if limit is not None and 100 * spent >= lowest * limit:
-                    return not self._reached(settled) <= self._mailed
+            if not all_below(lowest, real, settled.limits[scope]):
+                return not self._reached(settled) <= self._mailed
         return False
 
     def _reached(self, settled: Settled) -> set[tuple[object, ...]]:

@@ -49,6 +49,15 @@ def fits(pico: int, spent: Sequence[int], limits: Sequence[int | None]) -> bool:
     return in_day + pico <= a_day and in_week + pico <= a_week and in_month + pico <= a_month  # type: ignore[operator]
 
 
+def all_below(percent: int, spent: Sequence[int], limits: Sequence[int | None]) -> bool:
+    """Whether in each window less than so much of the limit is spent; a window without a limit is no matter."""
+    if None in limits:
+        return all(limit is None or 100 * have < percent * limit for have, limit in zip(spent, limits, strict=True))
+    (in_day, in_week, in_month), (a_day, a_week, a_month) = spent, limits
+    by_day, by_week, by_month = percent * a_day, percent * a_week, percent * a_month  # type: ignore[operator]
+    return 100 * in_day < by_day and 100 * in_week < by_week and 100 * in_month < by_month
+
+
 def first_over(
     estimate_pico: int, spent: Mapping[ScopeKey, Sequence[int]], limits: Picos
 ) -> tuple[ScopeKey, WindowKind] | None:

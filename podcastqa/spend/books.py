@@ -15,7 +15,7 @@ from podcastqa.errors import HoldUnknown
 from podcastqa.money import Usd
 from podcastqa.spend.entries import EntryKind, Hold, Operation
 from podcastqa.spend.limits import InForce, in_force
-from podcastqa.spend.standing import NEVER, Expired
+from podcastqa.spend.standing import NEVER, Expired, Today
 from podcastqa.spend.tally import Tally, marks
 
 #: How the reason of a settle begins that came after its hold had ended.
@@ -207,9 +207,9 @@ class Books(Tally):
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def open(self, hold: Hold) -> None:
-        """Write the reserve and count its estimate as held."""
-        at_us, day = self._time(hold.reserved_at)
+    def open(self, hold: Hold, today: Today | None = None) -> None:
+        """Write the reserve and count its estimate as held; `today`: what it moves, where that is known."""
+        at_us, day = self._us(hold.reserved_at), self._day(hold.reserved_at)
         expires_us = self._expires_us if hold.expires_at is self._expires else microseconds(hold.expires_at)
         pico = hold.estimate.pico
         self.changes.note(EntryKind.RESERVE, hold, day, pico, at_us, expires_us, "")
@@ -217,18 +217,18 @@ class Books(Tally):
         self._known[hold.hold_id], self._open[hold.hold_id] = hold, False
         if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
             self._next_expiry_us = expires_us
-        self.count(hold.operation, day, 0, pico)
+        self.count(hold.operation, day, 0, pico, today)
 
     def start(self, hold: Hold, at: datetime) -> None:
         """Write that the operation is about to run: from now on it counts until it is resolved."""
-        self.changes.note(EntryKind.START, hold, self._time(hold.reserved_at)[1], 0, self._time(at)[0], 0, "")
+        self.changes.note(EntryKind.START, hold, self._day(hold.reserved_at), 0, self._us(at), 0, "")
         self.changes.start(hold.hold_id)
         self._open[hold.hold_id] = True
 
     def close(self, kind: EntryKind, hold: Hold, amount: Usd, at: datetime, reason: str = "") -> None:
         """Resolve the hold: what was held is given back, what it cost (settle) is booked."""
-        day = self._time(hold.reserved_at)[1]
-        self.changes.note(kind, hold, day, amount.pico, self._time(at)[0], 0, reason)
+        day = self._day(hold.reserved_at)
+        self.changes.note(kind, hold, day, amount.pico, self._us(at), 0, reason)
         self.changes.close(hold.hold_id)
         self._open.pop(hold.hold_id, None)
         self._ended[hold.hold_id] = kind, amount
@@ -240,15 +240,15 @@ class Books(Tally):
 
     def correct(self, hold: Hold, delta: Usd, at: datetime, reason: str) -> None:
         """Book a difference in the hold's own windows."""
-        day = self._time(hold.reserved_at)[1]
-        self.changes.note(EntryKind.CORRECT, hold, day, delta.pico, self._time(at)[0], 0, reason)
+        day = self._day(hold.reserved_at)
+        self.changes.note(EntryKind.CORRECT, hold, day, delta.pico, self._us(at), 0, reason)
         self.count(hold.operation, day, delta.pico, 0)
 
-    def _time(self, instant: datetime) -> tuple[int, int]:
-        """Its microseconds and its day's number."""
-        if instant is self.now:  # nearly always
-            return self.now_us, self.day
-        return microseconds(instant), day_number(instant.date())
+    def _us(self, instant: datetime) -> int:
+        return self.now_us if instant is self.now else microseconds(instant)
+
+    def _day(self, instant: datetime) -> int:
+        return self.day if instant is self.now else day_number(instant.date())
 
 
 def _hold(row: Sequence[Any]) -> Hold:

@@ -27,7 +27,7 @@ from podcastqa.spend.entries import (
 )
 from podcastqa.spend.ledger import Ledger, Spent, Standing
 from podcastqa.spend.room import Room
-from podcastqa.spend.writer import Job
+from podcastqa.spend.writer import Doing, Job
 
 
 class Budget(Room):
@@ -74,7 +74,7 @@ class Budget(Room):
 
     def start(self, hold_id: str) -> None:
         """Say that the operation runs now; raises EmergencyStopped, HoldExpired or HoldResolved. Twice is once."""
-        self.writer.run(Job(lambda books: self._start(books, hold_id), hold_id))
+        self.writer.run(Doing(lambda books: self._start(books, hold_id), hold_id))
 
     def settle(self, hold_id: str, actual: Usd, reason: str = "") -> Usd:
         """Book what the operation really cost, in full; returns the overrun past the estimate (0 if none).
@@ -86,7 +86,7 @@ class Budget(Room):
 
     def void(self, hold_id: str, reason: str = "") -> None:
         """Give the hold back: only when nothing can have been charged (a started operation needs the reason)."""
-        self.writer.run(Job(lambda books: self._void(books, hold_id, reason), hold_id))
+        self.writer.run(Doing(lambda books: self._void(books, hold_id, reason), hold_id))
 
     def correct(self, hold_id: str, delta: Usd, reason: str) -> None:
         """Mend what a settled hold booked by a difference, with a reason."""
@@ -94,7 +94,7 @@ class Budget(Room):
             raise Misuse("A correction needs a reason.")
         delta = checked_amount(delta)
         self.writer.run(
-            Job(
+            Doing(
                 lambda books: books.correct(books.get(hold_id), delta, books.now, reason),
                 hold_id,
                 again=False,  # twice would be two corrections
@@ -126,13 +126,13 @@ class Budget(Room):
     def settling(self, hold_id: str, actual: Usd, reason: str = "") -> Job[Settled]:
         """The job of `settle`; says too where system and user stand then."""
         actual = checked_estimate(actual)
-        return Job(lambda books: self._settle(books, hold_id, actual, reason), hold_id)
+        return Doing(lambda books: self._settle(books, hold_id, actual, reason), hold_id)
 
     def _job(
         self, do: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str | None
     ) -> Job[Hold]:
         given = checked_hold_id(hold_id) or ""
-        return Job(_Admission(do, operation, checked_estimate(estimate), given), given, operation.user_id)
+        return Admission(do, operation, checked_estimate(estimate), given)
 
     def _admit(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
         known = books.found(hold_id)
@@ -143,8 +143,9 @@ class Budget(Room):
         today = books.today(operation)
         if today is None or books.may_have_expired() or not today.has_room(estimate.pico):
             self.make_room(books, operation, estimate)
+            today = None  # another, maybe, since what ran out of time was closed
         hold = Hold(hold_id, operation, estimate, books.now, books.expires(self._hold_for))
-        books.open(hold)
+        books.open(hold, today)
         return hold
 
     def _begin(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
@@ -216,23 +217,22 @@ class Budget(Room):
             books.close(EntryKind.VOID, hold, ZERO, books.now, reason)
 
 
-class _Admission:
+class Admission(Job[Hold]):
     """What a caller wants admitted; its hold's id is made in its turn, so that new ids lie side by side in an index."""
 
-    __slots__ = ("do", "estimate", "hold_id", "is_made", "operation")
+    __slots__ = ("estimate", "operation", "verb")
 
     def __init__(
-        self, do: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str
+        self, verb: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str
     ) -> None:
-        self.do, self.operation, self.estimate, self.hold_id = do, operation, estimate, hold_id
-        self.is_made = False
+        super().__init__(hold_id, operation.user_id)
+        self.verb, self.operation, self.estimate = verb, operation, estimate
 
-    def __call__(self, books: Books) -> Hold:
-        if self.is_made:  # and was tried before: it may be written
-            books.look_up([self.hold_id])
-        elif not self.hold_id:
-            self.hold_id, self.is_made = new_hold_id(), True
-        return self.do(books, self.operation, self.estimate, self.hold_id)
+    def do(self, books: Books) -> Hold:
+        """Admit it under its id."""
+        if not self.hold_id:  # once: where it is tried again, its first try may be written
+            self.hold_id = new_hold_id()
+        return self.verb(books, self.operation, self.estimate, self.hold_id)
 
 
 def _same(known: Hold, operation: Operation, estimate: Usd) -> Hold:

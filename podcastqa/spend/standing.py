@@ -107,11 +107,12 @@ class Standing:
 
 def _more(row: list[int], booked: int, held: int, billed: int) -> int:
     """Count it in the row; returns by how much the larger of booked and billed grew."""
-    before = row[0] if row[0] > row[2] else row[2]
-    row[0] += booked
-    row[1] += held
-    row[2] += billed
-    return (row[0] if row[0] > row[2] else row[2]) - before
+    was, promised, bill = row
+    before = was if was > bill else bill
+    was += booked
+    bill += billed
+    row[:] = was, promised + held, bill
+    return (was if was > bill else bill) - before
 
 
 @dataclass(slots=True)

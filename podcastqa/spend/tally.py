@@ -102,10 +102,16 @@ class Tally:
 
     def today(self, what: Operation) -> Today | None:
         """What such an operation moves today; None where its payer or the system is not remembered."""
+        found = self._today.get((what.user_id, what.service, what.source))
+        if found is not None and found.read == self._reading:
+            return found
+        return self._today_anew(what, found)
+
+    def _today_anew(self, what: Operation, found: Today | None) -> Today | None:
+        """Made, or told anew what there is room for, since the books were read."""
         user_id, source = what.user_id, what.source
         if not self.knows(user_id) or SYSTEM_ID not in self._read:
             return None
-        found = self._today.get((user_id, what.service, source))
         if found is None:
             day, all_of_it, own = self.day, self._standings[SYSTEM_ID], self._standings[user_id]
             found = self._today[user_id, what.service, source] = Today(
@@ -116,9 +122,8 @@ class Tally:
                 (what.service, day),
                 self._standings.get(what.service),
             )
-        if found.read != self._reading:
-            found.read = self._reading
-            self.look(found)
+        found.read = self._reading
+        self.look(found)
         return found
 
     def look(self, today: Today) -> None:
@@ -142,9 +147,12 @@ class Tally:
 
     # ── counting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def count(self, what: Operation, day: int, booked: int, held: int) -> None:
-        """Add to the counters of the system, the payer and the service; what is given back is negative."""
-        today = self.today(what) if day == self.day else None
+    def count(self, what: Operation, day: int, booked: int, held: int, today: Today | None = None) -> None:
+        """Add to the counters of the system, the payer and the service; what is given back is negative.
+
+        `today`: what such an operation moves, where the caller has just asked.
+        """
+        today = today or (self.today(what) if day == self.day else None)
         if today is None:
             self._count_other(what, day, booked, held)
             return

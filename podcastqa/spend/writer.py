@@ -15,7 +15,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from podcastqa.clock import Clock
@@ -27,35 +26,47 @@ T = TypeVar("T")
 _INTERRUPTED = "The program was interrupted while it wrote the ledger: whether it was written is not known."
 
 
-@dataclass(slots=True)
 class Job(Generic[T]):
-    """What one caller wants done with the books: it looks first and changes last, so that a refusal changes nothing."""
+    """What one caller wants done with the books, once: it looks first and changes last, so that a refusal changes
+    nothing."""
 
-    do: Callable[[Books], T]
-    hold_id: str = ""
-    """The hold that it is about; empty where its id is yet to be made."""
-    user_id: int = 0
-    again: bool = True
-    """Whether doing it twice is doing it once: then a cut connection is tried again."""
+    __slots__ = ("again", "answer", "done", "future", "hold_id", "problem", "user_id")
 
-
-class _Ticket:
-    """A caller in the queue."""
-
-    __slots__ = ("answer", "done", "future", "job", "problem")
-
-    def __init__(self, job: Job[Any], future: asyncio.Future[Any] | None = None) -> None:
-        self.job, self.future, self.done = job, future, False
+    def __init__(self, hold_id: str, user_id: int, *, again: bool = True) -> None:
+        """`hold_id`: the hold that it is about, empty where its id is yet to be made; `again`: whether doing it twice
+        is doing it once, so that it is tried anew when a connection was cut."""
+        self.hold_id, self.user_id, self.again = hold_id, user_id, again
+        self.future: asyncio.Future[Any] | None = None
+        self.done = False
         self.answer: Any = None
         self.problem: BaseException | None = None
 
-    def do(self, books: Books) -> None:
+    def do(self, books: Books) -> T:
+        """Look, then change; returns the answer."""
+        raise NotImplementedError
+
+    def answer_with(self, books: Books) -> None:
+        """Do it; a refusal is an answer."""
         try:
-            self.answer, self.problem = self.job.do(books), None
-        except PodcastQAError as problem:  # a refusal is an answer
+            self.answer, self.problem = self.do(books), None
+        except PodcastQAError as problem:
             if isinstance(problem, LedgerUnavailable):
                 raise
             self.problem = problem
+
+
+class Doing(Job[T]):
+    """A job that is one function of the books."""
+
+    __slots__ = ("_do",)
+
+    def __init__(self, do: Callable[[Books], T], hold_id: str = "", user_id: int = 0, *, again: bool = True) -> None:
+        super().__init__(hold_id, user_id, again=again)
+        self._do = do
+
+    def do(self, books: Books) -> T:
+        """What the function returns."""
+        return self._do(books)
 
 
 class Writer:
@@ -68,7 +79,7 @@ class Writer:
     def _begin_anew(self) -> None:
         """A forked child has none of its parent's threads, callers or connections."""
         self._pid, self._turn, self._leader = os.getpid(), threading.Lock(), 0
-        self._waiting: deque[_Ticket] = deque()
+        self._waiting: deque[Job[Any]] = deque()
         self._calling: asyncio.AbstractEventLoop | None = None  # the last loop that is about to call our thread
         self._line: Line = self._database.line()
         self._books: Books | None = None
@@ -79,14 +90,13 @@ class Writer:
     def run(self, job: Job[T]) -> T:
         """Do the job; returns when it is durable. Raises what the job raises, or LedgerUnavailable."""
         self._here()
-        ticket = _Ticket(job)
-        self._waiting.append(ticket)
+        self._waiting.append(job)
         with self._turn:
-            if not ticket.done:
+            if not job.done:
                 self._round()
-        if ticket.problem is not None:
-            raise ticket.problem
-        answer: T = ticket.answer
+        if job.problem is not None:
+            raise job.problem
+        answer: T = job.answer
         return answer
 
     async def ask(self, job: Job[T]) -> T:
@@ -94,7 +104,8 @@ class Writer:
         self._here()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(_Ticket(job, future))
+        job.future = future
+        self._waiting.append(job)
         if self._calling is not loop:
             self._calling = loop
             loop.call_soon(self._call, loop)  # soon, not now: tasks that are ready too come into the same batch
@@ -147,26 +158,26 @@ class Writer:
         """Take the turn to write, then everyone who waits, and answer them."""
         if not self._waiting:
             return  # somebody else has led them
-        batch: list[_Ticket] = []
+        batch: list[Job[Any]] = []
         try:
             self._try(batch, self._waiting)
         except BaseException as problem:
             batch += self._waiting  # nobody may wait for ever
             self._waiting.clear()
             told = problem if isinstance(problem, Exception) else LedgerUnavailable(_INTERRUPTED)
-            for ticket in batch:
-                ticket.problem = told
+            for job in batch:
+                job.problem = told
             if told is not problem:
                 raise
         finally:
             _answer(batch)
 
-    def _try(self, batch: list[_Ticket], waiting: deque[_Ticket]) -> None:
+    def _try(self, batch: list[Job[Any]], waiting: deque[Job[Any]]) -> None:
         """All in one commit; where a connection was cut once more, and where one spoils it for all one by one."""
         try:
             self._commit_all(batch, waiting)
         except LedgerUnavailable:
-            if not batch or not self._database.is_cut or not all(ticket.job.again for ticket in batch):
+            if not batch or not self._database.is_cut or not all(job.again for job in batch):
                 raise
             self._commit_all(batch, deque())
         except Exception as problem:  # whatever it is, it is one caller's, and the others go on
@@ -175,18 +186,18 @@ class Writer:
             if len(batch) == 1:
                 batch[0].problem = problem
                 return
-            for ticket in batch:
-                self._try([ticket], deque())
+            for job in batch:
+                self._try([job], deque())
 
-    def _commit_all(self, batch: list[_Ticket], waiting: deque[_Ticket]) -> None:
+    def _commit_all(self, batch: list[Job[Any]], waiting: deque[Job[Any]]) -> None:
         books = self._begin()
         try:
             while waiting:
                 batch.append(waiting.popleft())
             with self._line.reachable():
                 self._prepare(books, batch)
-                for ticket in batch:
-                    ticket.do(books)
+                for job in batch:
+                    job.answer_with(books)
                 self._commit(books)
         except BaseException:
             self._back(books)
@@ -194,13 +205,13 @@ class Writer:
         finally:
             self._leader = 0
 
-    def _prepare(self, books: Books, batch: list[_Ticket]) -> None:
+    def _prepare(self, books: Books, batch: list[Job[Any]]) -> None:
         """Read what the batch asks for, in as few questions as can be."""
-        first = batch[0].job
+        first = batch[0]
         if len(batch) == 1 and not first.hold_id and books.knows(first.user_id):
             return  # a lone caller's usual reserve
-        users = {ticket.job.user_id for ticket in batch if ticket.job.user_id}
-        if ids := [ticket.job.hold_id for ticket in batch if ticket.job.hold_id]:
+        users = {job.user_id for job in batch if job.user_id}
+        if ids := [job.hold_id for job in batch if job.hold_id]:
             books.look_up(ids)
             users.update(books.payers(ids))
         books.prepare(users)
@@ -231,27 +242,27 @@ class Writer:
             self._line.rollback()
 
 
-def _answer(batch: list[_Ticket]) -> None:
+def _answer(batch: list[Job[Any]]) -> None:
     """Wake everyone: threads look at `done` when they get the turn, tasks are told through their loops."""
     if len(batch) == 1 and batch[0].future is None:  # the lone caller who leads
         batch[0].done = True
         return
-    loops = defaultdict[asyncio.AbstractEventLoop, list[_Ticket]](list)
-    for ticket in batch:
-        ticket.done = True
-        if ticket.future is not None:
-            loops[ticket.future.get_loop()].append(ticket)
-    for loop, tickets in loops.items():
+    loops = defaultdict[asyncio.AbstractEventLoop, list[Job[Any]]](list)
+    for job in batch:
+        job.done = True
+        if job.future is not None:
+            loops[job.future.get_loop()].append(job)
+    for loop, jobs in loops.items():
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_tell, tickets)
+            loop.call_soon_threadsafe(_tell, jobs)
 
 
-def _tell(tickets: list[_Ticket]) -> None:
-    for ticket in tickets:
-        future = ticket.future
+def _tell(jobs: list[Job[Any]]) -> None:
+    for job in jobs:
+        future = job.future
         if future is None or future.done():  # cancelled meanwhile: what was written stands
             continue
-        if ticket.problem is not None:
-            future.set_exception(ticket.problem)
+        if job.problem is not None:
+            future.set_exception(job.problem)
         else:
-            future.set_result(ticket.answer)
+            future.set_result(job.answer)
