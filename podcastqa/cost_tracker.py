@@ -164,7 +164,12 @@ class _Running(AbstractAsyncContextManager[Spending]):
 
     async def __aenter__(self) -> Spending:
         job = self._treasury.budget.beginning(self._what, self._estimate)
-        self._running = Spending(await self._admitted(self._what, job), self._treasury, _later=True)
+        try:
+            hold = await self._admitted(self._what, job)
+        except asyncio.CancelledError:
+            self._treasury.budget.give_up(job)
+            raise
+        self._running = Spending(hold, self._treasury, _later=True)
         return self._running
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:

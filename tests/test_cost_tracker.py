@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Coroutine
 from decimal import Decimal
 from pathlib import Path
@@ -39,6 +40,11 @@ def tracker(parts: Parts) -> CostTracker:
 
 def run(answer: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(answer)
+
+
+def held(tracker: CostTracker) -> Usd:
+    """What the whole system holds today."""
+    return tracker.treasury.status().line(WindowKind.DAY).spent.held
 
 
 def cells(source: str, **names: object) -> dict[str, Any]:
@@ -153,6 +159,56 @@ def test_many_calls_at_once_never_pass_the_limit(tracker: CostTracker) -> None:
 
     assert sum(run(many())) == 16  # 16 × 0.30 = 4.80, and 17 × 0.30 = 5.10 is past 5.00
     assert run(tracker.get_real_daily_spend()) == Usd("4.80")
+
+
+@pytest.mark.parametrize("turns", range(7))
+def test_a_task_that_is_cancelled_before_its_block_runs_leaves_nothing_held(tracker: CostTracker, turns: int) -> None:
+    ran = []
+
+    async def block() -> None:
+        async with tracker.spending(None, *CALL, "1.00") as hold:
+            ran.append("ran")
+            hold.settle(Usd("0.20"))
+
+    async def cancelled() -> None:
+        await tracker.track_api_call(*CALL, "0")  # bills are looked at, and everybody is known
+        task = asyncio.create_task(block())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await tracker.track_api_call(*CALL, "0")  # whoever was asked before has been answered by now
+
+    run(cancelled())
+    assert (ran, held(tracker)) == ([], ZERO)
+
+
+def test_a_task_that_is_cancelled_while_it_waits_for_the_turn_leaves_nothing_held(tracker: CostTracker) -> None:
+    has_it, let_go = threading.Event(), threading.Event()
+
+    def hold_the_turn() -> None:
+        with tracker.treasury.ledger.writer.alone():
+            has_it.set()
+            let_go.wait(30)
+
+    async def block() -> None:
+        async with tracker.spending(None, *CALL, "1.00"):
+            raise AssertionError("it ran")
+
+    async def cancelled() -> None:
+        await tracker.track_api_call(*CALL, "0")
+        other = asyncio.create_task(asyncio.to_thread(hold_the_turn))
+        await asyncio.to_thread(has_it.wait)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(block(), 0.01)
+        let_go.set()
+        await other
+        await tracker.track_api_call(*CALL, "0")
+
+    run(cancelled())
+    kinds = [entry.kind for entry in tracker.treasury.ledger.entries()][2:-2]  # without those of the calls of nothing
+    assert (kinds, held(tracker)) == ([EntryKind.RESERVE, EntryKind.START, EntryKind.VOID], ZERO)
 
 
 def test_a_secret_in_a_tasks_reason_does_not_get_into_the_ledger(tracker: CostTracker) -> None:

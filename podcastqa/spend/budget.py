@@ -88,6 +88,11 @@ class Budget(Room):
         """Give the hold back: only when nothing can have been charged (a started operation needs the reason)."""
         self.writer.run(Doing(lambda books: self._void(books, hold_id, reason), hold_id))
 
+    def give_up(self, job: Job[Hold]) -> None:
+        """Void what a job of `reserving` or `beginning` reserved, or is about to: its caller was cancelled, and runs
+        nothing. The writer sees to it; nobody waits."""
+        self.writer.post(Doing(lambda books: self._give_up(books, job)))
+
     def correct(self, hold_id: str, delta: Usd, reason: str) -> None:
         """Mend what a settled hold booked by a difference, with a reason."""
         if not reason.strip():
@@ -203,6 +208,10 @@ class Budget(Room):
         real = {scope: books.standing(scope).real for scope in limits}
         overrun = actual - hold.estimate if actual.pico > hold.estimate.pico else ZERO
         return Settled(overrun, real, limits)
+
+    def _give_up(self, books: Books, job: Job[Hold]) -> None:
+        if job.answer is not None and job.problem is None:  # the job came first: whoever waits is led in order
+            self._void(books, job.hold_id, "cancelled before the operation ran")
 
     def _void(self, books: Books, hold_id: str, reason: str) -> None:
         hold, end = books.get(hold_id), books.end(hold_id)

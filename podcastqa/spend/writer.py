@@ -111,6 +111,12 @@ class Writer:
             loop.call_soon(self._call, loop)  # soon, not now: tasks that are ready too come into the same batch
         return await future
 
+    def post(self, job: Job[Any]) -> None:
+        """Have the job done after those who wait, without waiting for it; nobody is told of a problem."""
+        self._here()
+        self._waiting.append(job)
+        self._have_led()
+
     @contextmanager
     def alone(self) -> Iterator[Books]:
         """One write transaction by itself, durable when the block ends; nothing of it stays if the block raises."""
@@ -145,6 +151,9 @@ class Writer:
         """Have the writer's thread lead those who wait."""
         if self._calling is loop:
             self._calling = None  # whoever comes from now on calls again
+        self._have_led()
+
+    def _have_led(self) -> None:
         if self._tasks is None:
             self._tasks = ThreadPoolExecutor(1, thread_name_prefix="podcastqa-writer")
         self._tasks.submit(self._lead)
