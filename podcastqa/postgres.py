@@ -23,7 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from podcastqa.errors import LedgerUnavailable
+from podcastqa.errors import LedgerUnavailable, SettingsError
 from podcastqa.postgres_driver import Postgres as Server
 from podcastqa.postgres_driver import PostgresDriver, adapt
 from podcastqa.postgres_schema import make_roles, make_schema, schema_of
@@ -82,7 +82,7 @@ class Postgres:
     path = None
 
     def __init__(self, url: str) -> None:
-        self._url, said = url, conninfo_to_dict(url)
+        self._url, said = url, _parsed(url)
         schema = str(said.get("options", "")).partition("search_path=")[2]
         host = said.get("host", "localhost")
         self.place = f"{host}/{said.get('dbname', '')}" + (f" ({schema})" if schema else "")
@@ -356,6 +356,16 @@ class PostgresLine:
         if driver is not None:
             with suppress(psycopg.Error):
                 driver.connection.close()
+
+
+def _parsed(url: str) -> dict[str, Any]:
+    try:
+        return conninfo_to_dict(url)
+    except psycopg.ProgrammingError:  # its words may quote the password
+        raise SettingsError(
+            "DATABASE_URL cannot be read as the address of a PostgreSQL database.",
+            next_step="Write a space in it as %20, @ as %40, / as %2F; after ? stand only parameters of libpq.",
+        ) from None
 
 
 def _one_line(problem: object) -> str:

@@ -14,7 +14,7 @@ from psycopg import errors
 from podcastqa.alerts.outbox import outbox
 from podcastqa.clock import SystemClock, WindowKind
 from podcastqa.database import SYSTEM, Scope, head, metadata, open_database
-from podcastqa.errors import EmergencyStopped, LedgerUnavailable
+from podcastqa.errors import EmergencyStopped, LedgerUnavailable, SettingsError
 from podcastqa.money import ZERO, Usd
 from podcastqa.podcasts.catalog import Heard
 from podcastqa.podcasts.connections import Login
@@ -242,6 +242,13 @@ def test_a_server_that_cannot_be_used_is_a_sentence_without_the_password(url: st
         open_database(wrong)
     assert "hunter22" not in str(refused.value)
     assert "DATABASE_URL" in str(refused.value)
+
+
+@pytest.mark.parametrize("said", ["u:hunter 22@127.0.0.1/x", "u:hunter22@127.0.0.1/x?nothing=1"])
+def test_an_address_that_cannot_be_read_is_a_sentence_without_the_password(said: str) -> None:
+    with pytest.raises(SettingsError, match="DATABASE_URL cannot be read") as refused:
+        open_database(f"postgresql://{said}")
+    assert "hunter" not in f"{refused.value} {refused.value.__cause__}"
 
 
 def test_a_login_without_the_roles_is_told_what_an_administrator_runs(server: Server, url: str) -> None:

@@ -179,6 +179,7 @@ def test_every_fault_is_told_at_once(load: Load) -> None:
         ("PODCASTQA_USER", "a\x07b", "control character"),
         ("DATABASE_URL", "mysql://u:hunter22@h/x", "is not a database"),
         ("DATABASE_URL", "postgresql://u:hunter22@h", "does not name a database"),
+        ("DATABASE_URL", "postgresql://u:hunter22@[h/x", "belongs to no IPv6 address"),
         ("DATABASE_URL", "sqlite:///:memory:", "does not name a file"),
         ("AWS_SECRET_ACCESS_KEY", "abc", "too short"),
     ],
@@ -233,6 +234,10 @@ def test_secrets_are_gathered_from_both_places_longest_first_and_never_shown(loa
     for shown in (repr(settings), str(settings), f"{settings}"):
         assert not any(secret in shown for secret in settings.secrets)
         assert "aws_secret_access_key=[set]" in shown
+
+
+def test_a_password_that_only_looks_like_an_address_is_a_password(load: Load) -> None:
+    assert load("SMTP_PASSWORD=hunter://[22\n").secrets == ("hunter://[22",)
 
 
 def test_an_empty_text_is_unset_so_the_environment_can_switch_off_what_the_file_sets(load: Load) -> None:

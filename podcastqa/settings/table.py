@@ -73,7 +73,10 @@ def _matching(pattern: str, fault: str) -> Parse:
 def a_database(text: str, base: Path) -> str:
     """The URL of a PostgreSQL database or of an SQLite file."""
     if text.startswith(("postgresql://", "postgres://")):
-        path = urlsplit(text).path
+        try:
+            path = urlsplit(text).path
+        except ValueError:
+            raise ValueError("has a [ or ] that belongs to no IPv6 address; write them as %5B and %5D") from None
         if "@" in path:
             raise ValueError("has a / in its login or password; write it as %2F")
         if not path.strip("/"):
@@ -89,7 +92,10 @@ def a_database(text: str, base: Path) -> str:
 
 def secrets_in(text: str) -> set[str]:
     """The text of a secret setting, and the password in it if it is a URL."""
-    password = unquote((urlsplit(text).password if "://" in text else "") or "")
+    try:
+        password = unquote((urlsplit(text).password if "://" in text else "") or "")
+    except ValueError:  # it is no URL
+        password = ""
     return {text, password} if len(password) >= 4 else {text}
 
 
