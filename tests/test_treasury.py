@@ -7,6 +7,7 @@ import csv
 import hashlib
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from email.message import EmailMessage
 from email.parser import BytesParser
@@ -362,6 +363,46 @@ with parts.treasury.spending(None, "local-compute", "hash", Usd("0.01")) as spen
     found = treasury.reconcile()
     assert [(line.operation_id, line.kind) for line in found.lines] == [(hold_id, Kind.IN_DOUBT)]
     assert not found.matches
+
+
+def test_an_operation_that_is_interrupted_while_it_waits_to_begin_leaves_nothing_held(
+    home: Path, process: Callable[..., Process]
+) -> None:
+    worker = process("""
+import threading
+parts = opened()
+parts.treasury.call("svc", "op", Usd("0"))  # the payer is known
+has_it, let_go = threading.Event(), threading.Event()
+
+def hold_the_turn():
+    with parts.budget.writer.alone():
+        has_it.set()
+        while not parts.budget.writer._waiting:
+            pass
+        print("waits", flush=True)
+        let_go.wait(30)
+
+other = threading.Thread(target=hold_the_turn)
+other.start()
+has_it.wait()
+try:
+    with parts.treasury.spending(None, "svc", "op", Usd("1.00")):
+        print("it ran", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+let_go.set()
+other.join()
+parts.treasury.call("svc", "op", Usd("0"))  # whoever waited before has been led by now
+print("done", flush=True)
+""")
+    assert worker.said() == "waits"
+    worker.popen.send_signal(signal.SIGINT)
+    assert [worker.said(), worker.said()] == ["interrupted", "done"]
+    assert worker.ended()[0] == 0
+    treasury = build(settings_in(home), clock=SystemClock()).treasury
+    call = [EntryKind.RESERVE, EntryKind.SETTLE]
+    assert kinds(treasury) == [*call, EntryKind.RESERVE, EntryKind.START, EntryKind.VOID, *call]
+    assert held(treasury) == ZERO
 
 
 # ── mails ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -63,7 +63,13 @@ class Budget(Room):
 
     def begin(self, operation: Operation, estimate: Usd, hold_id: str | None = None) -> Hold:
         """Reserve and start in one commit: for an operation that runs now. Raises what both raise."""
-        return self.writer.run(self.beginning(operation, estimate, hold_id))
+        job = self.beginning(operation, estimate, hold_id)
+        try:
+            return self.writer.run(job)
+        except KeyboardInterrupt:
+            if hold_id is None:  # under an id that was given, an earlier try may have run
+                self.give_up(job)
+            raise
 
     def book(self, operation: Operation, estimate: Usd, hold_id: str | None = None) -> Hold:
         """Admit and book at the estimate in one transaction: for calls whose cost is known before.
@@ -89,8 +95,8 @@ class Budget(Room):
         self.writer.run(Doing(lambda books: self._void(books, hold_id, reason), hold_id))
 
     def give_up(self, job: Job[Hold]) -> None:
-        """Void what a job of `reserving` or `beginning` reserved, or is about to: its caller was cancelled, and runs
-        nothing. The writer sees to it; nobody waits."""
+        """Void what a job of `beginning` reserved, or is about to, under an id of its own: its caller was interrupted,
+        and runs nothing. The writer sees to it; nobody waits."""
         self.writer.post(Doing(lambda books: self._give_up(books, job)))
 
     def correct(self, hold_id: str, delta: Usd, reason: str) -> None:
@@ -210,8 +216,9 @@ class Budget(Room):
         return Settled(overrun, real, limits)
 
     def _give_up(self, books: Books, job: Job[Hold]) -> None:
-        if job.answer is not None and job.problem is None:  # the job came first: whoever waits is led in order
-            self._void(books, job.hold_id, "cancelled before the operation ran")
+        # The job came first, and whoever waits is led in order: its hold is there by now, or will never be.
+        if job.hold_id and books.find(job.hold_id) is not None and books.end(job.hold_id) is None:
+            self._void(books, job.hold_id, "interrupted before the operation ran")
 
     def _void(self, books: Books, hold_id: str, reason: str) -> None:
         hold, end = books.get(hold_id), books.end(hold_id)
