@@ -369,6 +369,15 @@ def test_the_trigger_that_asks_for_a_reserve_is_looked_for_too(books: Parts) -> 
     assert proof(books, "Tables that only grow").said.startswith("entries: INSERT without a reserve is not refused")
 
 
+def test_the_index_that_refuses_a_second_end_of_a_hold_is_looked_for_too(books: Parts) -> None:
+    as_owner(books, "DROP INDEX uq_entries_step")
+    gone = proof(books, "Tables that only grow")
+    assert (gone.holds, gone.broken) == (False, 1)
+    assert gone.said.startswith("entries: INSERT of a hold's step a second time is not refused")
+    as_owner(books, "CREATE INDEX uq_entries_step ON entries (hold_id)")
+    assert proof(books, "Tables that only grow").broken == 1
+
+
 @pytest.mark.parametrize(
     ("statement", "said"),
     [

@@ -105,7 +105,7 @@ class Auditor:
 
 
 def _guarded(guards: int, missing: Sequence[str]) -> Proof:
-    said = f"{missing[0]} is not refused: its trigger is gone or does something else" if missing else ""
+    said = f"{missing[0]} is not refused: its trigger or index is gone or does something else" if missing else ""
     return Proof("Tables that only grow refuse every change", guards, not missing, len(missing), said)
 
 

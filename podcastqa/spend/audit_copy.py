@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from podcastqa.database import Database, Driver
-from podcastqa.spend.tables import APPEND_ONLY
+from podcastqa.spend.tables import APPEND_ONLY, STEP
 
 _CHUNK_ROWS = 20_000
 #: Each table: the column that names a row, its whole numbers, its texts.
@@ -43,7 +43,7 @@ _NUMBERED = {
 def copy_ledger(database: Database, connection: Any) -> tuple[int, list[str]]:
     """Fill the DuckDB connection from one consistent state.
 
-    Returns how many triggers guard the tables of a ledger, and what those refuse that are not in place.
+    Returns how many triggers and indexes guard the tables of a ledger, and what those refuse that are not in place.
     """
     connection.execute("CREATE TABLE misfits (table_name VARCHAR, name VARCHAR, said VARCHAR)")
     on_sqlite = database.kind.startswith("SQLite")
@@ -56,7 +56,7 @@ def copy_ledger(database: Database, connection: Any) -> tuple[int, list[str]]:
         numbered = driver.execute(_NUMBERED[on_sqlite]).fetchone()
         # A rollback leaves a gap in PostgreSQL's numbers.
         connection.execute("INSERT INTO numbering VALUES (?, ?)", [numbered[0], on_sqlite])
-        guards = (2 if on_sqlite else 3) * len(APPEND_ONLY) + 1  # SQLite knows no TRUNCATE
+        guards = (2 if on_sqlite else 3) * len(APPEND_ONLY) + 2  # SQLite knows no TRUNCATE
         return guards, _missing_on_sqlite(driver) if on_sqlite else _missing_on_postgresql(driver)
 
 
@@ -110,10 +110,11 @@ def _note_misfits(driver: Driver, connection: Any, table: str) -> None:
 _BITS = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 #: Table → what a trigger refuses there.
 _REFUSED = dict.fromkeys(APPEND_ONLY, ("UPDATE", "DELETE"))
+_NO_RESERVE, _TWICE = "entries: INSERT without a reserve", "entries: INSERT of a hold's step a second time"
 
 
 def _missing_on_sqlite(driver: Driver) -> list[str]:
-    """The triggers that make tables grow only; one of the right name that does something else is none."""
+    """Triggers that let tables grow only, and the index of a hold's steps; one that does something else is none."""
     rows = driver.execute("SELECT tbl_name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
     found = {" ".join(str(sql).split()) for _, sql in rows}
 
@@ -125,7 +126,10 @@ def _missing_on_sqlite(driver: Driver) -> list[str]:
     }
     missing = [what for what, start in wanted.items() if not stands(start)]
     reserve = "AFTER INSERT ON entries WHEN NEW.kind <> 'reserve' AND NOT EXISTS"
-    return missing + ["entries: INSERT without a reserve"] * (not any(reserve in sql for sql in found))
+    steps = f"CREATE UNIQUE INDEX uq_entries_step ON entries (hold_id, ({STEP}))"
+    indexes = driver.execute("SELECT sql FROM sqlite_master WHERE type = 'index'").fetchall()
+    missing += [_NO_RESERVE] * (not any(reserve in sql for sql in found))
+    return missing + [_TWICE] * ((steps,) not in indexes)
 
 
 def _missing_on_postgresql(driver: Driver) -> list[str]:
@@ -139,4 +143,11 @@ def _missing_on_postgresql(driver: Driver) -> list[str]:
     before = {(table, action) for table, kind in rows for action, bit in _BITS.items() if kind & 2 and kind & bit}
     wanted = [(table, action) for table, all_ in _REFUSED.items() for action in (*all_, "TRUNCATE")]
     missing = [f"{table}: {action}" for table, action in wanted if (table, action) not in before]
-    return missing + ["entries: INSERT without a reserve"] * (("entries", "INSERT") not in before)
+    missing += [_NO_RESERVE] * (("entries", "INSERT") not in before)
+    steps = driver.execute(
+        "SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid AND c.relname = 'entries'"
+        " JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = current_schema()"
+        " WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 2"
+        " AND pg_get_indexdef(i.indexrelid) LIKE '%(hold_id, (%CASE kind%'"
+    ).fetchall()
+    return missing + [_TWICE] * (not steps)

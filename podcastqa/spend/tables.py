@@ -25,7 +25,7 @@ from podcastqa.spend.entries import EntryKind
 from podcastqa.users import owner
 
 _KINDS = " OR ".join(f"kind = '{kind}'" for kind in EntryKind)
-_STEP = "CASE kind WHEN 'reserve' THEN 0 WHEN 'start' THEN 1 WHEN 'correct' THEN NULL ELSE 2 END"
+STEP = "CASE kind WHEN 'reserve' THEN 0 WHEN 'start' THEN 1 WHEN 'correct' THEN NULL ELSE 2 END"
 _OWNED = {"owner": "user_id"}
 _KEPT = {"owner": "user_id", "kept": True}  # stays when a user is deleted: the number without the name
 
@@ -60,7 +60,7 @@ entries = Table(
     CheckConstraint("hold_id <> '' AND length(hold_id) <= 200", name="ck_entries_hold"),
     CheckConstraint("kind <> 'correct' OR reason <> ''", name="ck_entries_reason"),
     # A hold is reserved, started and resolved once, and corrected as often as need be: no two NULLs are the same.
-    Index("uq_entries_step", "hold_id", text(f"({_STEP})"), unique=True),
+    Index("uq_entries_step", "hold_id", text(f"({STEP})"), unique=True),
     info=_KEPT,
     sqlite_autoincrement=True,
 )
