@@ -48,9 +48,7 @@ outbox = Table(
     metadata,
     row_id(),
     owner(),  # 0: the whole system
-    Column(
-        "service", Text, nullable=False, server_default=""
-    ),  # of the whole system's alerts: which one they are about
+    Column("service", Text, nullable=False, server_default=""),  # the one that an alert of the whole system is about
     Column("window_kind", Text, nullable=False),
     Column("window_start", Integer, nullable=False),
     Column("threshold", Text, nullable=False),

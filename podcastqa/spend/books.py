@@ -169,7 +169,7 @@ class Books(Tally):
     # ── what people decided ───────────────────────────────────────────────────────────────────────────────────────
 
     def prepare(self, user_ids: Iterable[int]) -> None:
-        """The same; and the limits, so that nobody is told what other limits had left."""
+        """Read what is not remembered of these users, and the limits: what others had left is nobody's room now."""
         super().prepare(user_ids)
         self.limits()
 
