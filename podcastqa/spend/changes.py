@@ -23,7 +23,8 @@ _COUNTED = "counters (user_id, day, source, booked_pico, held_pico)"
 _AS_COUNTED = """ON CONFLICT (user_id, day, source)
  DO UPDATE SET booked_pico = excluded.booked_pico, held_pico = excluded.held_pico"""
 #: Rows a statement: powers of two up to here, so that the database prepares a handful of statements once.
-_MOST_ROWS = 64
+_LENGTHS = (1, 2, 4, 8, 16, 32, 64)
+_MOST_ROWS = _LENGTHS[-1]
 #: What 64 bits hold: a counter that would be more stays there, far above any limit, and every reserve is refused.
 _MOST = 2**63 - 1
 _NAMES = {kind: kind.value for kind in EntryKind}
@@ -88,8 +89,10 @@ class Changes:
         """Write all of it, and forget it."""
         _insert(driver, _ENTRIES, self.entries)
         _insert(driver, _OPENED, [*chain.from_iterable(self.opened.values())])
-        _each(driver, "UPDATE open_holds SET started = 1 WHERE hold_id IN", self.started)
-        _each(driver, "DELETE FROM open_holds WHERE hold_id IN", self.closed)
+        if self.started:
+            _each(driver, "UPDATE open_holds SET started = 1 WHERE hold_id IN", self.started)
+        if self.closed:
+            _each(driver, "DELETE FROM open_holds WHERE hold_id IN", self.closed)
         counted: list[Any] = []
         for key, row in self.counters.items():
             counted += key
@@ -101,10 +104,13 @@ class Changes:
 
     def forget(self) -> None:
         """Nothing waits any more."""
-        for waiting in (self.entries, self.opened, self.started, self.closed):
-            waiting.clear()
-        for sums in (self.counters, self.counted, self.served):
-            sums.clear()
+        self.entries.clear()
+        self.opened.clear()
+        self.started.clear()
+        self.closed.clear()
+        self.counters.clear()
+        self.counted.clear()
+        self.served.clear()
 
 
 def _add(sums: dict[Any, list[int]], key: Any, booked: int, held: int) -> None:
@@ -119,6 +125,9 @@ def _add(sums: dict[Any, list[int]], key: Any, booked: int, held: int) -> None:
 def _insert(driver: Driver, into: str, values: Sequence[Any], then: str = "") -> None:
     """Many rows a statement, given as the columns of one after the other: half the work of a statement a row."""
     width = into.count(",") + 1
+    if len(values) // width in _LENGTHS:  # mostly: one row of one caller, or a whole batch
+        driver.execute(_values(into, width, len(values) // width, then), values)
+        return
     for chunk in _chunks(values, width):
         driver.execute(_values(into, width, len(chunk) // width, then), chunk)
 
@@ -130,8 +139,6 @@ def _sum(one: str, other: str) -> str:
 
 
 def _each(driver: Driver, change: str, keys: Sequence[str]) -> None:
-    if not keys:
-        return
     for chunk in _chunks(keys):
         driver.execute(f"{change} ({', '.join('?' * len(chunk))})", chunk)
 
