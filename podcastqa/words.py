@@ -46,7 +46,7 @@ Put it beside the bills
 
 Keep it in bounds
   podcastqa budget show                 the limits in force, and those that begin later
-  podcastqa budget set day 5.00         a new limit for a day, week or month (--user NAME, --service NAME)
+  podcastqa budget set day 5.00         a new limit for a day, week or month (--reason WHY; --user, --service NAME)
   podcastqa budget set day 9 --from DAY ... that begins by itself on that day (UTC)
   podcastqa budget remove day           take back what somebody set (--reason WHY)
   podcastqa budget history              who set which limit, when and why

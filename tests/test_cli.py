@@ -86,12 +86,13 @@ sys.exit(status)
         (["budget", "set", "day", "-5"], "'-5' is below zero", "set --help"),
         (["budget", "set", "day", "5", "--from", "2027-1-1"], "'2027-1-1' is no day or minute", "set --help"),
         (
-            ["budget", "set", "day", "5", "--from", "2020-01-01"],
+            ["budget", "set", "day", "5", "--from", "2020-01-01", "--reason", "r"],
             "A limit cannot begin in the past",
             "Leave its beginning",
         ),
         (["budget", "set", "day", "5", "--service", " "], "a service has a name", "set --help"),
-        (["budget", "set", "day", "5", "--service", "s", "--user", "ada"], "do not go together", "for all users"),
+        (["budget", "set", "day", "5"], "the following arguments are required: --reason", "set --help"),
+        (["budget", "set", "day", "5", *"--service s --user ada --reason r".split()], "do not go together", "for all"),
         (
             ["budget", "remove", "day", "--reason", "r"],
             "Nobody has set the daily limit of the whole system.",

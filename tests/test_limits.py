@@ -361,7 +361,8 @@ def test_two_guards_on_one_ledger_keep_each_its_own_usual_limits(parts: Parts, c
 def test_limits_of_users_and_services_are_set_removed_and_told_in_the_shell(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     shell("users", "add", "ada")
-    assert shell("budget", "set", "week", "2", "--user", "ada").stdout == "The weekly limit of user ada is now $2.00.\n"
+    own = shell("budget", "set", "week", "2", "--user", "ada", "--reason", "a try")
+    assert own.stdout == "The weekly limit of user ada is now $2.00.\n"
     talk = ("--service", "talk", "--by", "bob", "--reason", "a dear one")
     assert shell("budget", "set", "day", "3", *talk).stdout == "The daily limit of the service talk is now $3.00.\n"
     for words in (["status"], ["budget", "show"]):

@@ -164,10 +164,10 @@ def test_voiding_twice_is_voiding_once_and_a_reason_voids_what_has_started(parts
 
 
 def test_without_anything_kept_the_refusal_is_this_and_names_whose_limit_it_was(parts: Parts, ada: User) -> None:
-    for words, limited, scope, whose in (
-        ({"user_id": 0}, {}, "system", "the whole system"),
-        ({"user_id": ada.id}, {}, "user", "ada"),
-        ({"user_id": 0}, {"service": "service"}, "service", "the service service"),
+    for words, limited, scope, whose, option in (
+        ({"user_id": 0}, {}, "system", "the whole system", ""),
+        ({"user_id": ada.id}, {}, "user", "ada", " --user ada"),
+        ({"user_id": 0}, {"service": "service"}, "service", "the service service", " --service service"),
     ):
         parts.budget.set_limit(kind=WindowKind.DAY, amount=DIME, by="ada", reason="a test", **words, **limited)
         with pytest.raises(OverLimit) as refused:
@@ -175,7 +175,8 @@ def test_without_anything_kept_the_refusal_is_this_and_names_whose_limit_it_was(
         assert (refused.value.scope, refused.value.window) == (scope, "day")
         assert str(refused.value) == (
             f"service o ($0.20) would exceed the daily limit of {whose}: $0.00 of $0.10 is spent or held "
-            "(day 2024-02-28). Wait for the next window, or raise it: podcastqa budget set"
+            "(day 2024-02-28). Wait for the next window, or raise it: "
+            f"podcastqa budget set day AMOUNT{option} --reason WHY"
         )
         parts.budget.remove_limit(kind=WindowKind.DAY, by="ada", reason="a test", **words, **limited)
 
@@ -244,7 +245,8 @@ def test_what_is_kept_for_a_service_is_named_and_left_to_it_alone(parts: Parts, 
         budget.book(operation(ada.id), Usd("0.02"))
     assert str(refused.value) == (
         "service o ($0.02) would exceed the daily limit of the whole system: $0.98 of $1.00 is spent or held "
-        "(day 2024-02-28); $0.01 of it is kept for alerts. Wait for the next window, or raise it: podcastqa budget set"
+        "(day 2024-02-28); $0.01 of it is kept for alerts. Wait for the next window, or raise it: "
+        "podcastqa budget set day AMOUNT --reason WHY"
     )
     budget.book(operation(ada.id), Usd("0.01"))
     budget.book(operation(ada.id), ZERO)  # what costs nothing need not leave anything

@@ -103,8 +103,7 @@ COMMANDS = {
         (
             _WINDOW,
             takes("amount", type=amount, metavar="AMOUNT", help="in US dollars, like 5.00"),
-            *(_USER, _SERVICE, _FROM, _BY),
-            takes("--reason", default="podcastqa budget set", metavar="WHY", help="kept with the decision"),
+            *(_USER, _SERVICE, _FROM, _BY, _REASON),
         ),
     ),
     "budget remove": Command(

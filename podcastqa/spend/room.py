@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from shlex import quote
 
 from podcastqa.clock import Clock, WindowKind, window
 from podcastqa.database import Database
@@ -139,10 +140,17 @@ class Room(Decisions):
         return OverLimit(
             f"{operation.service} {operation.operation} ({estimate.shown()}) would exceed the {kind.adjective} limit "
             f"of {self._called(scope)}: {have} of {limit} is spent or held ({window(kind, now)}){keeps}.",
-            next_step="Wait for the next window, or raise it: podcastqa budget set",
+            next_step=f"Wait for the next window, or raise it: podcastqa budget set {kind} AMOUNT{self._option(scope)} "
+            "--reason WHY",
             scope="service" if isinstance(scope, str) else "user" if scope else "system",
             window=kind.value,
         )
+
+    def _option(self, scope: ScopeKey) -> str:
+        """How a command is told whose limit it is."""
+        if isinstance(scope, str):
+            return f" --service {quote(scope)}"
+        return "" if scope == SYSTEM_ID else f" --user {quote(self._name_of(scope))}"
 
     def _called(self, scope: ScopeKey) -> str:
         if isinstance(scope, str):
