@@ -20,6 +20,16 @@ from podcastqa.errors import LedgerUnavailable, ScopeMissing
 from podcastqa.file_lock import FileLock
 from podcastqa.scope import SYSTEM, Scope
 
+#: What SQLite says of a file that it can read, and that is not what it was.
+_DAMAGED = ("no such table", "no such column", "malformed", "not a database")
+
+
+def _next_step(problem: BaseException, usual: str) -> str:
+    """What to do: rights and room mend no file whose content is wrong."""
+    if any(words in str(problem) for words in _DAMAGED):
+        return "The file itself is damaged or was changed: put a copy of it back, then run podcastqa audit."
+    return usual
+
 
 class _Reachable:
     """Turns what a database says when it cannot be used into a refusal; a broken constraint is none of that."""
@@ -40,7 +50,7 @@ class _Reachable:
             raise LedgerUnavailable(
                 f"The ledger at {self._path} cannot be used ({getattr(problem, 'orig', problem)}), so nothing may be "
                 "spent.",
-                next_step="Check that the folder exists, is writable and has room.",
+                next_step=_next_step(problem, "Check that the folder exists, is writable and has room."),
             ) from problem
 
 
@@ -75,7 +85,7 @@ class Sqlite:
         """A sentence for whoever starts the program."""
         return LedgerUnavailable(
             f"The database {self.place} cannot be opened ({problem}).",
-            next_step="Check PODCASTQA_HOME and its rights.",
+            next_step=_next_step(problem, "Check PODCASTQA_HOME and its rights."),
         )
 
     def revision(self) -> str | None:

@@ -92,7 +92,11 @@ sys.exit(status)
         ),
         (["budget", "set", "day", "5", "--service", " "], "a service has a name", "set --help"),
         (["budget", "set", "day", "5"], "the following arguments are required: --reason", "set --help"),
-        (["budget", "set", "day", "5", *"--service s --user ada --reason r".split()], "do not go together", "for all"),
+        (
+            ["budget", "set", "day", "5", *["--service", "s", "--user", "ada", "--reason", "r"]],
+            "do not go together",
+            "for all",
+        ),
         (
             ["budget", "remove", "day", "--reason", "r"],
             "Nobody has set the daily limit of the whole system.",

@@ -504,8 +504,17 @@ def test_a_ledger_that_was_put_back_is_used_from_then_on(parts: Parts, two: tupl
 def test_what_is_no_database_is_not_opened(home: Path, make: Callable[[Path], None]) -> None:
     (home / "podcastqa.sqlite").unlink()
     make(home / "podcastqa.sqlite")
-    with pytest.raises(LedgerUnavailable, match="cannot be opened"):
+    with pytest.raises(LedgerUnavailable, match="cannot be opened") as refused:
         open_database(f"sqlite:///{home / 'podcastqa.sqlite'}")
+    assert ("is damaged" in str(refused.value)) is (make is rubbish)  # rights mend no content
+
+
+@pytest.mark.only_sqlite
+def test_a_ledger_without_one_of_its_tables_asks_for_a_copy_and_not_for_room_on_the_disk(parts: Parts) -> None:
+    with parts.database.hot() as driver:
+        driver.execute("DROP TABLE counters")
+    with pytest.raises(LedgerUnavailable, match=r"no such table: counters.*put a copy of it back"):
+        parts.treasury.status()
 
 
 def test_a_home_that_is_a_file_is_not_opened(tmp_path: Path, clock: SetClock) -> None:
