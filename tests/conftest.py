@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +38,10 @@ THEIRS = {
 for _name in THEIRS.keys() - {"PODCASTQA_HOME", "PODCASTQA_REPORTS"}:  # these keep what tests write in one place
     del os.environ[_name]
 os.environ[CONFIG] = os.devnull
+
+# A suite that a script began in the background is deaf to Ctrl-C, and so would be the programs that it interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # An example may take as long as the machine lets it: speed is for the benchmarks.
 hypothesis.settings.register_profile(
