@@ -557,6 +557,8 @@ def mirrored(books: Parts) -> Parts:
         ("INSERT INTO entries SELECT * FROM entries WHERE id = 5", "entry 5, hold e: 2 times in the mirror"),
         ("INSERT INTO entries SELECT * REPLACE (-3 AS id) FROM entries WHERE id = 5",
          "entry -3: in the mirror, and not in the ledger"),
+        ("UPDATE day_sums SET calls = calls + 1 WHERE user_id = 1 AND day = (SELECT min(day) FROM day_sums)",
+         "the mirror's sum of 'asking' for user 1 on 2024-02-28: not that of its entries"),
     ],
 )  # fmt: skip
 def test_a_mirror_that_differs_is_named(mirrored: Parts, statement: str, said: str) -> None:

@@ -117,6 +117,8 @@ def test_whatever_was_booked_between_syncs_the_sums_are_the_ledgers(
             parts.mirror.path.unlink(missing_ok=True)
         total = sum(entry.amount.pico for entry in parts.ledger.entries())
         assert parts.mirror.query("SELECT coalesce(sum(amount_pico), 0) FROM entries") == [(total,)]
+        booked = sum(entry.amount.pico for entry in parts.ledger.entries() if entry.kind == "settle")
+        assert parts.mirror.query("SELECT coalesce(sum(booked_pico), 0) FROM day_sums") == [(booked,)]
     assert equals_the_ledger(parts)
 
 

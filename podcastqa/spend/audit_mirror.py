@@ -1,4 +1,5 @@
-"""The mirror, once it has caught up, holds what the ledger holds: each entry in every column, and each day's bill.
+"""The mirror, once it has caught up, holds what the ledger holds: each entry in every column, and each day's bill;
+what it keeps as the sums of days are the sums of its entries.
 
 It may have read further than the audit has: what is newer is left out. Rows are compared by a hash of their columns.
 """
@@ -7,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from podcastqa.clock import day_of
 from podcastqa.spend.audit_copy import TABLES
 from podcastqa.spend.mirror import Mirror
+from podcastqa.spend.mirror_copy import SUMS
 
 _NUMBERS, _TEXTS = TABLES["entries"][1:]
 _PRINT = f"hash({', '.join([f'{one}::BIGINT' for one in _NUMBERS] + [f'{one}::VARCHAR' for one in _TEXTS])})"
@@ -28,6 +31,12 @@ _BILLS = f"""WITH mine AS (SELECT {_BILL} FROM bill_days), theirs AS (SELECT * F
  SELECT day AS turn, 'the bill of ' || source || ' for ' || date_of(day), 'the mirror has another'
  FROM ((SELECT * FROM mine EXCEPT ALL SELECT * FROM theirs) UNION ALL
  (SELECT * FROM theirs EXCEPT ALL SELECT * FROM mine)) WHERE source NOT IN (SELECT source FROM newer)"""
+#: Of the mirror alone, where its entries hold: each sum that it keeps, beside that of its entries.
+_SUMS = f"""WITH kept AS (SELECT day, source, user_id, service, sum(booked_pico) AS booked_pico,
+ sum(calls) AS calls FROM day_sums GROUP BY day, source, user_id, service), sums AS ({SUMS})
+ SELECT count(*) OVER (), day, service, user_id FROM kept FULL JOIN sums USING (day, source, user_id, service)
+ WHERE kept.booked_pico IS DISTINCT FROM sums.booked_pico OR kept.calls IS DISTINCT FROM sums.calls
+ ORDER BY day, service, user_id LIMIT 1"""
 
 
 def compared(connection: Any, mirror: Mirror) -> tuple[int, int, str] | None:
@@ -42,9 +51,18 @@ def compared(connection: Any, mirror: Mirror) -> tuple[int, int, str] | None:
         ).fetchall()
         [(looked_at,)] = connection.execute("SELECT count(*) FROM entries").fetchall()
         if not found:
-            return looked_at, 0, ""
+            return looked_at, *_sums(copy)
         broken, entry_id, place, said = found[0]
         return looked_at, broken, f"{place}: {said or _difference(connection, copy, entry_id)}"
+
+
+def _sums(copy: Any) -> tuple[int, str]:
+    """How many of the sums that the mirror keeps are not those of its entries, and the first in words."""
+    found = copy.execute(_SUMS, [0]).fetchall()
+    if not found:
+        return 0, ""
+    broken, day, service, user_id = found[0]
+    return broken, f"the mirror's sum of {service!r} for user {user_id} on {day_of(day)}: not that of its entries"
 
 
 def _difference(connection: Any, copy: Any, entry_id: int) -> str:

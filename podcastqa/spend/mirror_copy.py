@@ -42,6 +42,9 @@ TABLES: dict[str, dict[str, str]] = {
     "bill_days": _columns(
         "source VARCHAR, day INTEGER, user_id BIGINT, gross_pico BIGINT, net_pico BIGINT, read_us BIGINT"
     ),
+    "day_sums": _columns(
+        "day INTEGER, source VARCHAR, user_id BIGINT, service VARCHAR, booked_pico HUGEINT, calls BIGINT"
+    ),
     "read_to": _columns("what VARCHAR, last_id BIGINT, last_row VARCHAR"),
 }
 GROWING = ("entries", "bill_lines")
@@ -51,6 +54,10 @@ _BILLS = """SELECT count(*), coalesce(max(source), ''), coalesce(sum(length(sour
  coalesce(sum(read_us % 1000000007), 0),
  coalesce(sum(gross_pico % 1000000007 * ((day * 31 + user_id) % 1009 + 1)), 0),
  coalesce(sum(net_pico % 1000000007 * ((day * 31 + user_id) % 1009 + 1)), 0) FROM bill_days"""
+#: What entries add to a day: booked, and calls that were reserved.
+SUMS = """SELECT day, source, user_id, service,
+ sum(CASE WHEN kind IN ('settle', 'correct') THEN amount_pico ELSE 0 END) AS booked_pico,
+ count(*) FILTER (WHERE kind = 'reserve') AS calls FROM entries WHERE id > ? GROUP BY day, source, user_id, service"""
 _CHUNK_ROWS = 20_000
 _PAGE_IDS = 250_000
 #: From here on another reader is worth its start.
@@ -96,6 +103,8 @@ def catch_up(connection: Any, database: Database, marks: Marks, *, beside: bool)
             return marks, {}
         connection.execute("BEGIN")
         copied = {one.table: _copy(connection, database, driver, one, beside=beside) for one in news}
+        for one in news:
+            _sum_up(connection, one)
         if bills != marks.get("bill_days"):
             connection.execute("DELETE FROM bill_days")
             _insert(connection, "bill_days", driver.execute(_asked("bill_days")).fetchall())
@@ -138,6 +147,14 @@ def _copy(connection: Any, database: Database, driver: Driver, news: _News, *, b
         _insert(connection, news.table, rows)
         copied, last = copied + len(rows), rows[-1][0]
     return copied
+
+
+def _sum_up(connection: Any, news: _News) -> None:
+    """Keep what the new entries add to their days, beside what earlier ones added: nobody reads them all for a sum."""
+    if news.table == "entries":
+        if news.anew:
+            connection.execute("DELETE FROM day_sums")
+        connection.execute(f"INSERT INTO day_sums {SUMS}", [news.first])
 
 
 # ── many rows ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,17 +16,15 @@ from podcastqa.display import Table, Tabular
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend.mirror import Mirror
 
-_BOOKED = "sum(CASE WHEN kind IN ('settle', 'correct') THEN amount_pico ELSE 0 END)"
-_DAYS = f"""WITH booked AS (SELECT day, source, {_BOOKED} AS pico FROM entries
+_DAYS = """WITH booked AS (SELECT day, source, sum(booked_pico) AS pico FROM day_sums
  WHERE day BETWEEN ? AND ? AND (? IS NULL OR user_id = ?) GROUP BY day, source),
  bills AS (SELECT day, source, sum(gross_pico) AS pico FROM bill_days
  WHERE day BETWEEN ? AND ? AND user_id = coalesce(?, 0) GROUP BY day, source)
  SELECT day, sum(greatest(coalesce(booked.pico, 0), coalesce(bills.pico, 0))), sum(coalesce(booked.pico, 0))
  FROM booked FULL JOIN bills USING (day, source) GROUP BY day ORDER BY day"""
-_GROUPS = """SELECT {key}, {booked}, count(*) FILTER (WHERE kind = 'reserve') FROM entries
+_GROUPS = """SELECT {key}, sum(booked_pico), sum(calls) FROM day_sums
  WHERE day BETWEEN ? AND ? AND (? IS NULL OR user_id = ?) GROUP BY {key} ORDER BY {key}"""
-_USERS = f"""WITH booked AS (SELECT day, source, user_id, {_BOOKED} AS pico,
- count(*) FILTER (WHERE kind = 'reserve') AS calls FROM entries
+_USERS = """WITH booked AS (SELECT day, source, user_id, sum(booked_pico) AS pico, sum(calls) AS calls FROM day_sums
  WHERE day BETWEEN $1 AND $2 AND ($3 IS NULL OR user_id = $3) GROUP BY day, source, user_id),
  billed AS (SELECT day, source, user_id, sum(gross_pico) AS pico FROM bill_days
  WHERE day BETWEEN $1 AND $2 AND user_id <> 0 AND ($3 IS NULL OR user_id = $3) GROUP BY day, source, user_id),
@@ -166,7 +164,7 @@ def _days(connection: Any, first: int, last: int, user_id: int | None) -> list[A
 
 
 def _groups(connection: Any, key: str, first: int, last: int, user_id: int | None) -> list[Any]:
-    sql = _GROUPS.format(key=key, booked=_BOOKED)
+    sql = _GROUPS.format(key=key)
     return list(connection.execute(sql, [first, last, user_id, user_id]).fetchall())
 
 
