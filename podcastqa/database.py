@@ -68,6 +68,12 @@ class Line(Protocol):
     def reachable(self) -> AbstractContextManager[None]:
         """Turns what the database says when it cannot be used into LedgerUnavailable."""
 
+    def begins_at_once(self) -> bool:
+        """Take the turn for `begin` if there is nothing to wait for: another writer, a server, a slow disk."""
+
+    def give_back(self) -> None:
+        """End the turn, where `begins_at_once` took it and an interrupt kept `begin` from using it."""
+
     def begin(self) -> bool:
         """Queue for the turn to write and begin; True if nobody else has written since this line last began."""
 

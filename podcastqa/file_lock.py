@@ -31,13 +31,26 @@ class FileLock:
         self._mine = threading.local()
 
     def __enter__(self) -> None:
+        fcntl.flock(self._number(), fcntl.LOCK_EX)
+        self._mine.held = True
+
+    def take_if_free(self) -> bool:
+        """Take it without waiting; whether it was free (or can be had at all: whoever waits for it learns why not)."""
+        try:
+            fcntl.flock(self._number(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        self._mine.held = True
+        return True
+
+    def _number(self) -> int:
         # A forked child shares its parent's open file, and with it the parent's lock: it must open its own.
         if getattr(self._mine, "pid", None) != os.getpid():
             self._mine.file, self._mine.pid, self._mine.held = _OpenFile(self._path), os.getpid(), False
         if self._mine.held:
             raise RuntimeError(f"this thread already holds {self._path.name}: one write inside another would never end")
-        fcntl.flock(self._mine.file.number, fcntl.LOCK_EX)
-        self._mine.held = True
+        number: int = self._mine.file.number
+        return number
 
     def __exit__(self, *_: object) -> None:
         self._mine.held = False

@@ -290,6 +290,13 @@ class PostgresLine:
         """Turns what the server says when it cannot be used into LedgerUnavailable."""
         return self._reachable
 
+    def begins_at_once(self) -> bool:
+        """A server is waited for."""
+        return False
+
+    def give_back(self) -> None:
+        """There was none."""
+
     def begin(self) -> bool:
         """Wait for the turn; True if nobody else has written since this line last began."""
         self._books.take_turn()

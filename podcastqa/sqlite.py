@@ -8,50 +8,18 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, create_engine, event
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import DatabaseError
 
 from podcastqa.errors import LedgerUnavailable, ScopeMissing
 from podcastqa.file_lock import FileLock
 from podcastqa.scope import SYSTEM, Scope
-
-#: What SQLite says of a file that it can read, and that is not what it was.
-_DAMAGED = ("no such table", "no such column", "malformed", "not a database")
-
-
-def _next_step(problem: BaseException, usual: str) -> str:
-    """What to do: rights and room mend no file whose content is wrong."""
-    if any(words in str(problem) for words in _DAMAGED):
-        return "The file itself is damaged or was changed: put a copy of it back, then run podcastqa audit."
-    return usual
-
-
-class _Reachable:
-    """Turns what a database says when it cannot be used into a refusal; a broken constraint is none of that."""
-
-    __slots__ = ("_path",)
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
-        if problem is None:  # nearly always
-            return
-        unusable = isinstance(problem, sqlite3.DatabaseError | DatabaseError | OSError)
-        if unusable and not isinstance(problem, sqlite3.IntegrityError | IntegrityError):
-            raise LedgerUnavailable(
-                f"The ledger at {self._path} cannot be used ({getattr(problem, 'orig', problem)}), so nothing may be "
-                "spent.",
-                next_step=_next_step(problem, "Check that the folder exists, is writable and has room."),
-            ) from problem
+from podcastqa.sqlite_line import Reachable, SqliteLine, next_step
 
 
 class Sqlite:
@@ -85,7 +53,7 @@ class Sqlite:
         """A sentence for whoever starts the program."""
         return LedgerUnavailable(
             f"The database {self.place} cannot be opened ({problem}).",
-            next_step=_next_step(problem, "Check PODCASTQA_HOME and its rights."),
+            next_step=next_step(problem, "Check PODCASTQA_HOME and its rights."),
         )
 
     def revision(self) -> str | None:
@@ -118,7 +86,7 @@ class Sqlite:
     @contextmanager
     def transaction(self, scope: Scope, *, writes: bool) -> Iterator[Connection]:
         """SQLAlchemy's connection in a transaction; one that writes has its turn."""
-        with _Reachable(self.path):
+        with Reachable(self.path):
             if writes:
                 with self._lock, self._begun(scope=scope, writes=True) as connection:
                     yield connection
@@ -135,7 +103,7 @@ class Sqlite:
     @contextmanager
     def hot(self) -> Iterator[sqlite3.Connection]:
         """A write transaction on a driver connection of this thread."""
-        with _Reachable(self.path), self._lock:
+        with Reachable(self.path), self._lock:
             driver = self._driver()
             driver.execute("BEGIN IMMEDIATE")
             try:
@@ -148,7 +116,7 @@ class Sqlite:
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
         """A driver connection of this thread whose reads see one consistent state."""
-        with _Reachable(self.path):
+        with Reachable(self.path):
             driver = self._driver()
             driver.execute("BEGIN")
             try:
@@ -166,12 +134,12 @@ class Sqlite:
 
     def driver(self) -> sqlite3.Connection:
         """The driver connection of this thread."""
-        with _Reachable(self.path):
+        with Reachable(self.path):
             return self._driver()
 
     def line(self) -> SqliteLine:
         """A connection of its own for one writer."""
-        return SqliteLine(self, self._lock)
+        return SqliteLine(self.path, self._lock, self.here, self.connected)
 
     def connected(self) -> sqlite3.Connection:
         """A new driver connection, nobody else's."""
@@ -217,70 +185,6 @@ class Sqlite:
         """Every table, index and trigger with the SQL that made it."""
         rows = self.driver().execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
         return {f"{kind} {name}": sql for kind, name, sql in rows}
-
-
-class SqliteLine:
-    """The file lock is the queue; what SQLite calls data_version says whether another connection has written."""
-
-    def __init__(self, books: Sqlite, lock: FileLock) -> None:
-        self._books, self._lock, self._reachable = books, lock, _Reachable(books.path)
-        self._driver: sqlite3.Connection | None = None
-        self._file: tuple[int, ...] = ()
-        self._version = -1
-
-    @property
-    def driver(self) -> sqlite3.Connection:
-        """What the transaction's statements run on."""
-        if self._driver is None:
-            raise RuntimeError("a line has no connection before it begins")
-        return self._driver
-
-    def reachable(self) -> _Reachable:
-        """Turns what SQLite says when the file cannot be used into LedgerUnavailable."""
-        return self._reachable
-
-    def begin(self) -> bool:
-        """Wait for the turn; True if nobody else has written since this line last began."""
-        with self._reachable:
-            self._lock.__enter__()
-            try:
-                driver = self._connected()
-                driver.execute("BEGIN IMMEDIATE")
-                (version,) = driver.execute("PRAGMA data_version").fetchone()
-            except BaseException:
-                self._lock.__exit__()
-                raise
-        still, self._version = bool(version == self._version), version
-        return still
-
-    def commit(self, write: Callable[[], None]) -> None:
-        """Write the last of it, make all durable, and end the turn."""
-        try:
-            with self._reachable:
-                write()
-                self.driver.execute("COMMIT")
-        except BaseException:
-            self._undo()
-            raise
-        finally:
-            self._lock.__exit__()
-
-    def rollback(self) -> None:
-        """Forget it, and end the turn."""
-        try:
-            self._undo()
-        finally:
-            self._lock.__exit__()
-
-    def _undo(self) -> None:
-        if self.driver.in_transaction:
-            self.driver.execute("ROLLBACK")
-
-    def _connected(self) -> sqlite3.Connection:
-        file = self._books.here()
-        if self._driver is None or file != self._file:
-            self._driver, self._file, self._version = self._books.connected(), file, -1
-        return self._driver
 
 
 def _file(name: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from podcastqa import sqlite_line
 from podcastqa.clock import WindowKind
 from podcastqa.database import open_database
 from podcastqa.errors import EmergencyStopped, HoldUnknown, LedgerUnavailable, OverLimit, UnknownUser
@@ -26,6 +27,14 @@ pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 DAY = WindowKind.DAY
 CENT = Usd("0.01")
+
+
+@pytest.fixture(autouse=True, params=[60.0, 0.0], ids=["led at once", "led by a thread"])
+def quick_seconds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Either way in which tasks are led on SQLite, whatever this machine's disk makes of it."""
+    seconds: float = request.param
+    monkeypatch.setattr(sqlite_line, "_QUICK_SECONDS", seconds)
+    return seconds
 
 
 @pytest.fixture
@@ -182,6 +191,17 @@ def test_an_event_loop_does_not_wait_for_the_turn_to_write(parts: Parts, ada: Us
         return (await asked).hold_id
 
     assert asyncio.run(meanwhile()) == "h"
+
+
+def test_tasks_are_led_on_their_own_loop_only_where_commits_are_quick(
+    parts: Parts, ada: User, quick_seconds: float
+) -> None:
+    async def led_by() -> str:
+        return await parts.budget.writer.ask(Doing(lambda _: threading.current_thread().name))
+
+    on_server = parts.database.path is None
+    by_thread = asyncio.run(led_by()).startswith("podcastqa-writer")
+    assert by_thread is (on_server or quick_seconds == 0)
 
 
 def test_what_others_write_is_seen_by_the_very_next_batch(parts: Parts, ada: User) -> None:

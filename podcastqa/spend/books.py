@@ -13,7 +13,7 @@ from podcastqa.clock import day_number, from_microseconds, microseconds
 from podcastqa.database import Driver
 from podcastqa.errors import HoldUnknown
 from podcastqa.money import Usd
-from podcastqa.spend.entries import EntryKind, Hold, Operation
+from podcastqa.spend.entries import EntryKind, Hold, Operation, hold_id_stem
 from podcastqa.spend.limits import InForce, in_force
 from podcastqa.spend.standing import NEVER, Expired, Today
 from podcastqa.spend.tally import Tally, marks
@@ -43,6 +43,7 @@ class Books(Tally):
     def at(self, now: datetime) -> None:
         """The instant at which all of the transaction happens."""
         self.now, self.now_us = now, microseconds(now)
+        self.stem = hold_id_stem(self.now_us)
         self._expires: datetime | None = None
         self.at_day(now.date())
         if self._limits is not None and not self._limits.holds(self.now_us):

@@ -247,7 +247,7 @@ class Admission(Job[Hold]):
     def do(self, books: Books) -> Hold:
         """Admit it under its id."""
         if not self.hold_id:  # once: where it is tried again, its first try may be written
-            self.hold_id = new_hold_id()
+            self.hold_id = new_hold_id(books.stem)
         return self.verb(books, self.operation, self.estimate, self.hold_id)
 
 

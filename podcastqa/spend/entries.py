@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import count
+from typing import NamedTuple
 
 from podcastqa.errors import BadEstimate, Misuse
 from podcastqa.money import MOST_PICO, Usd
@@ -53,9 +54,8 @@ class Operation:
                 raise Misuse(f"An operation needs a {name} of 1 to {MOST_LETTERS} characters.")
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Money set aside for one operation."""
+class Hold(NamedTuple):
+    """Money set aside for one operation. A tuple is made in half the time that a frozen dataclass takes."""
 
     hold_id: str
     operation: Operation
@@ -101,12 +101,17 @@ def checked_hold_id(hold_id: str | None) -> str | None:
     return hold_id or None
 
 
-def new_hold_id() -> str:
-    """An id that nobody else makes: the time, then what is this process's own, then how many it has made.
+def new_hold_id(stem: str = "") -> str:
+    """An id that nobody else makes: its stem, then how many this process has made.
 
     It stands in three places of the database for each hold, so it is no longer than it has to be.
     """
-    return f"{time.time_ns() // 1000:014x}{_own}{next(_made):x}"
+    return f"{stem or hold_id_stem(time.time_ns() // 1000)}{next(_made):x}"
+
+
+def hold_id_stem(at_us: int) -> str:
+    """What the ids begin with that this process makes at one instant: the time, then what is this process's own."""
+    return f"{at_us:014x}{_own}"
 
 
 def _begin_anew() -> None:

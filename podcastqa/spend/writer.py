@@ -1,9 +1,10 @@
 """One writer a process: callers queue, one commit admits them in the order they came, and nobody is answered before it.
 
 A caller who finds nobody writing leads: it takes the turn to write, and then everyone who is waiting by then. So a
-lone caller writes directly, and many share the cost of one durable commit. Threads wait for the turn, tasks are led by
-one thread of the writer's own, so that no event loop waits for a disk. The turn (a file lock, or a row of the server)
-is taken before the queue is emptied: while it is waited for, the batch grows.
+lone caller writes directly, and many share the cost of one durable commit. Threads wait for the turn. Tasks are led on
+their event loop where the turn is free and commits are quicker than a change of threads is worth, else by one thread
+of the writer's own: no event loop waits for another writer, a server or a slow disk. The turn (a file lock, or a lock
+of the server) is taken before the queue is emptied: while it is waited for, the batch grows.
 """
 
 from __future__ import annotations
@@ -148,10 +149,24 @@ class Writer:
             raise RuntimeError("this thread already holds the turn to write: one write inside another would never end")
 
     def _call(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have the writer's thread lead those who wait."""
+        """Lead those who wait, if nothing has to be waited for; else have the writer's thread lead them."""
         if self._calling is loop:
             self._calling = None  # whoever comes from now on calls again
-        self._have_led()
+        if not self._led_at_once(loop):
+            self._have_led()
+
+    def _led_at_once(self, loop: asyncio.AbstractEventLoop) -> bool:
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            if self._waiting:
+                if not self._line.begins_at_once():
+                    return False
+                self._round(loop)
+            return True
+        finally:
+            self._line.give_back()
+            self._turn.release()
 
     def _have_led(self) -> None:
         if self._tasks is None:
@@ -163,8 +178,8 @@ class Writer:
         with self._turn:
             self._round()
 
-    def _round(self) -> None:
-        """Take the turn to write, then everyone who waits, and answer them."""
+    def _round(self, here: asyncio.AbstractEventLoop | None = None) -> None:
+        """Take the turn to write, then everyone who waits, and answer them; `here`: the loop on which this happens."""
         if not self._waiting:
             return  # somebody else has led them
         batch: list[Job[Any]] = []
@@ -179,7 +194,7 @@ class Writer:
             if told is not problem:
                 raise
         finally:
-            _answer(batch)
+            _answer(batch, here)
 
     def _try(self, batch: list[Job[Any]], waiting: deque[Job[Any]]) -> None:
         """All in one commit; where a connection was cut once more, and where one spoils it for all one by one."""
@@ -251,7 +266,7 @@ class Writer:
             self._line.rollback()
 
 
-def _answer(batch: list[Job[Any]]) -> None:
+def _answer(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> None:
     """Wake everyone: threads look at `done` when they get the turn, tasks are told through their loops."""
     if len(batch) == 1 and batch[0].future is None:  # the lone caller who leads
         batch[0].done = True
@@ -262,6 +277,9 @@ def _answer(batch: list[Job[Any]]) -> None:
         if job.future is not None:
             loops[job.future.get_loop()].append(job)
     for loop, jobs in loops.items():
+        if loop is here:
+            _tell(jobs)
+            continue
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_tell, jobs)
 

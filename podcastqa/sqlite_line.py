@@ -1,0 +1,139 @@
+"""The connection on which a process writes an SQLite file: its turn, its commits, and whether others have written."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy.exc import DatabaseError, IntegrityError
+
+from podcastqa.errors import LedgerUnavailable
+from podcastqa.file_lock import FileLock
+
+#: A commit that takes less is not worth a change of threads; what is usual is an average over about so many.
+_QUICK_SECONDS, _OF_LATE = 0.001, 16
+_NOT_KNOWN_SECONDS = 0.01
+#: What SQLite says of a file that it can read, and that is not what it was.
+_DAMAGED = ("no such table", "no such column", "malformed", "not a database")
+
+
+def next_step(problem: BaseException, usual: str) -> str:
+    """What to do: rights and room mend no file whose content is wrong."""
+    if any(words in str(problem) for words in _DAMAGED):
+        return "The file itself is damaged or was changed: put a copy of it back, then run podcastqa audit."
+    return usual
+
+
+class Reachable:
+    """Turns what a database says when it cannot be used into a refusal; a broken constraint is none of that."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
+        if problem is None:  # nearly always
+            return
+        unusable = isinstance(problem, sqlite3.DatabaseError | DatabaseError | OSError)
+        if unusable and not isinstance(problem, sqlite3.IntegrityError | IntegrityError):
+            raise LedgerUnavailable(
+                f"The ledger at {self._path} cannot be used ({getattr(problem, 'orig', problem)}), so nothing may be "
+                "spent.",
+                next_step=next_step(problem, "Check that the folder exists, is writable and has room."),
+            ) from problem
+
+
+class SqliteLine:
+    """The file lock is the queue; what SQLite calls data_version says whether another connection has written."""
+
+    def __init__(
+        self,
+        path: Path,
+        lock: FileLock,
+        here: Callable[[], tuple[int, ...]],
+        connected: Callable[[], sqlite3.Connection],
+    ) -> None:
+        """`here` says which process and file this is, `connected` makes a connection to it."""
+        self._here, self._connected, self._lock, self._reachable = here, connected, lock, Reachable(path)
+        self._driver: sqlite3.Connection | None = None
+        self._file: tuple[int, ...] = ()
+        self._version, self._has_turn = -1, False
+        self._usual_seconds = _NOT_KNOWN_SECONDS  # of a commit; slow until it is seen to be quick
+
+    @property
+    def driver(self) -> sqlite3.Connection:
+        """What the transaction's statements run on."""
+        if self._driver is None:
+            raise RuntimeError("a line has no connection before it begins")
+        return self._driver
+
+    def reachable(self) -> Reachable:
+        """Turns what SQLite says when the file cannot be used into LedgerUnavailable."""
+        return self._reachable
+
+    def begins_at_once(self) -> bool:
+        """Take the turn for `begin`, unless the disk has been slow of late or another writer has it."""
+        if self._usual_seconds < _QUICK_SECONDS:
+            self._has_turn = self._lock.take_if_free()
+            if not self._has_turn:  # who shares the file waits again, soon
+                self._usual_seconds = _NOT_KNOWN_SECONDS
+        return self._has_turn
+
+    def give_back(self) -> None:
+        """Nothing began."""
+        if self._has_turn:
+            self._has_turn = False
+            self._lock.__exit__()
+
+    def begin(self) -> bool:
+        """Wait for the turn; True if nobody else has written since this line last began."""
+        with self._reachable:
+            if not self._has_turn:
+                self._lock.__enter__()
+            self._has_turn = False
+            try:
+                driver = self._current()
+                driver.execute("BEGIN IMMEDIATE")
+                (version,) = driver.execute("PRAGMA data_version").fetchone()
+            except BaseException:
+                self._lock.__exit__()
+                raise
+        still, self._version = bool(version == self._version), version
+        return still
+
+    def commit(self, write: Callable[[], None]) -> None:
+        """Write the last of it, make all durable, and end the turn."""
+        try:
+            with self._reachable:
+                write()
+                began = time.perf_counter()
+                self.driver.execute("COMMIT")
+                self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / _OF_LATE
+        except BaseException:
+            self._undo()
+            raise
+        finally:
+            self._lock.__exit__()
+
+    def rollback(self) -> None:
+        """Forget it, and end the turn."""
+        try:
+            self._undo()
+        finally:
+            self._lock.__exit__()
+
+    def _undo(self) -> None:
+        if self.driver.in_transaction:
+            self.driver.execute("ROLLBACK")
+
+    def _current(self) -> sqlite3.Connection:
+        file = self._here()
+        if self._driver is None or file != self._file:
+            self._driver, self._file, self._version = self._connected(), file, -1
+        return self._driver
