@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -375,16 +376,19 @@ def test_an_id_names_one_operation_for_good(parts: Parts, ada: User) -> None:
 
 
 def test_new_ids_are_all_different_and_in_the_order_of_time() -> None:
+    before_us = time.time_ns() // 1000
     ids = [new_hold_id() for _ in range(500)]
     assert len(set(ids)) == 500
+    assert before_us <= int(ids[0][:14], 16) <= int(ids[-1][:14], 16) <= time.time_ns() // 1000
     assert [one[:16] for one in ids] == sorted(one[:16] for one in ids)
 
 
 @pytest.mark.parametrize("bad", ["x" * 201, 5, b"bytes", 1.5])
 def test_what_cannot_be_an_id_is_misuse(parts: Parts, ada: User, bad: Any) -> None:
     for call in (parts.budget.reserve, parts.budget.book):
-        with pytest.raises(Misuse):
+        with pytest.raises(Misuse) as told:
             call(operation(ada.id), Usd("1.00"), bad)
+        assert str(told.value) == "The id of a hold is a text of 1 to 200 characters."
     assert parts.budget.reserve(operation(ada.id), Usd("1.00"), "x" * 200).hold_id == "x" * 200
     assert parts.budget.reserve(operation(ada.id), Usd("1.00"), "").hold_id  # no id: it makes one
 
@@ -639,8 +643,9 @@ def test_a_window_without_a_limit_lets_nothing_through(
 
 def test_nobody_pays_for_an_operation_without_a_user(parts: Parts) -> None:
     for nobody in (0, -1):
-        with pytest.raises(Misuse):
+        with pytest.raises(Misuse) as told:
             operation(nobody)
+        assert str(told.value) == "An operation needs a user who pays."
     for stranger in (99, 10**12):
         with pytest.raises(UnknownUser):
             parts.budget.reserve(operation(stranger), Usd("1.00"))
@@ -649,9 +654,10 @@ def test_nobody_pays_for_an_operation_without_a_user(parts: Parts) -> None:
 
 @pytest.mark.parametrize("word", ["", "x" * 201])
 def test_an_operation_needs_a_service_a_name_and_a_source(word: str) -> None:
-    for words in ((word, "o", "s"), ("s", word, "s"), ("s", "o", word)):
-        with pytest.raises(Misuse):
+    for name, words in (("service", (word, "o", "s")), ("operation", ("s", word, "s")), ("source", ("s", "o", word))):
+        with pytest.raises(Misuse) as told:
             Operation(1, *words)
+        assert str(told.value) == f"An operation needs a {name} of 1 to 200 characters."
 
 
 # ── deciding ─────────────────────────────────────────────────────────────────────────────────────────────────────

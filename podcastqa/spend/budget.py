@@ -207,9 +207,6 @@ class Budget(Room):
                     f"The hold {hold_id} is already settled at {settled.shown()}, not {actual.shown()}.",
                     next_step="Mend it with a correction and a reason.",
                 )
-        user_id = hold.operation.user_id
-        if not books.knows(user_id):
-            books.prepare((user_id,))
         limits = self.limits_on(books, hold.operation)
         real = {scope: books.standing(scope).real for scope in limits}
         overrun = actual - hold.estimate if actual.pico > hold.estimate.pico else ZERO

@@ -142,7 +142,7 @@ _SERVICES_FROM_ENTRIES = """INSERT INTO service_counters (service, day, booked_p
 
 def standing(books: Books, user_id: int) -> Standing:
     """What the system and the user have in the day, the week and the month of the books' instant."""
-    books.prepare((user_id,) if user_id != SYSTEM_ID else ())
+    books.prepare((user_id,))
     expired = books.expired()
     scopes = dict.fromkeys((SYSTEM_ID, user_id))
     return {(scope, kind): spent for scope in scopes for kind, spent in _spent(books, scope, expired).items()}
