@@ -592,8 +592,9 @@ def test_a_float_or_anything_else_that_is_not_usd_is_refused_at_every_door(parts
         lambda: parts.budget.set_limit(0, DAY, bad, by="ada", reason="why"),
     )
     for door in doors:
-        with pytest.raises(BadEstimate):
+        with pytest.raises(BadEstimate) as told:
             door()
+        assert str(told.value) == f"An estimate is an amount of Usd, not {type(bad).__name__}."
     assert issubclass(BadEstimate, Refused)
     assert len(list(parts.ledger.entries())) == 1
 
@@ -612,8 +613,9 @@ def test_a_negative_or_boundless_amount_is_refused(parts: Parts, ada: User, bad:
 
 def test_a_settle_takes_the_largest_amount_an_entry_can_hold(parts: Parts, ada: User) -> None:
     parts.budget.reserve(operation(ada.id), Usd("1.00"), "dear")
-    with pytest.raises(BadEstimate):
+    with pytest.raises(BadEstimate) as told:
         parts.budget.settle("dear", Usd.from_pico(4 * 10**18 + 1))
+    assert str(told.value).endswith("is more than one entry can hold ($4,000,000).")
     parts.budget.settle("dear", Usd("4000000"))
     assert parts.budget.standing(ada.id)[0, DAY].real == Usd("4000000")
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 import pytest
 
 import podcastqa
+from podcastqa import sqlite_line
 from podcastqa.bills.desk import BillDesk
 from podcastqa.clock import WindowKind
 from podcastqa.cost_tracker import CostTracker, get_cost_tracker
@@ -162,7 +164,11 @@ def test_many_calls_at_once_never_pass_the_limit(tracker: CostTracker) -> None:
 
 
 @pytest.mark.parametrize("turns", range(7))
-def test_a_task_that_is_cancelled_before_its_block_runs_leaves_nothing_held(tracker: CostTracker, turns: int) -> None:
+@pytest.mark.parametrize("at_once", [False, True], ids=["led by a thread", "led at once"])
+def test_a_task_that_is_cancelled_leaves_nothing_held_and_what_ran_is_settled(
+    tracker: CostTracker, monkeypatch: pytest.MonkeyPatch, turns: int, at_once: bool
+) -> None:
+    monkeypatch.setattr(sqlite_line, "_QUICK_SECONDS", 60.0 if at_once else 0.0)
     ran = []
 
     async def block() -> None:
@@ -176,12 +182,17 @@ def test_a_task_that_is_cancelled_before_its_block_runs_leaves_nothing_held(trac
         for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError):  # one that was led at once may have ended already
             await task
         await tracker.track_api_call(*CALL, "0")  # whoever was asked before has been answered by now
 
     run(cancelled())
-    assert (ran, held(tracker)) == ([], ZERO)
+    resolved = [entry.kind for entry in tracker.treasury.ledger.entries() if entry.kind in ("settle", "void")][1:-1]
+    assert held(tracker) == ZERO
+    if ran:  # it was begun before it was cancelled
+        assert (at_once, resolved) == (True, [EntryKind.SETTLE])
+    else:
+        assert set(resolved) <= {EntryKind.VOID}
 
 
 def test_a_task_that_is_cancelled_while_it_waits_for_the_turn_leaves_nothing_held(tracker: CostTracker) -> None:
@@ -207,8 +218,9 @@ def test_a_task_that_is_cancelled_while_it_waits_for_the_turn_leaves_nothing_hel
         await tracker.track_api_call(*CALL, "0")
 
     run(cancelled())
-    kinds = [entry.kind for entry in tracker.treasury.ledger.entries()][2:-2]  # without those of the calls of nothing
-    assert (kinds, held(tracker)) == ([EntryKind.RESERVE, EntryKind.START, EntryKind.VOID], ZERO)
+    entries = [*tracker.treasury.ledger.entries()][2:-2]  # without those of the calls of nothing
+    assert [entry.kind for entry in entries] == [EntryKind.RESERVE, EntryKind.START, EntryKind.VOID]
+    assert (entries[-1].reason, held(tracker)) == ("interrupted before the operation ran", ZERO)
 
 
 def test_a_secret_in_a_tasks_reason_does_not_get_into_the_ledger(tracker: CostTracker) -> None:

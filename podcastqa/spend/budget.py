@@ -97,7 +97,8 @@ class Budget(Room):
     def give_up(self, job: Job[Hold]) -> None:
         """Void what a job of `beginning` reserved, or is about to, under an id of its own: its caller was interrupted,
         and runs nothing. The writer sees to it; nobody waits."""
-        self.writer.post(Doing(lambda books: self._give_up(books, job)))
+        # That job came first, and whoever waits is led in order: its hold is there by then, or never will be.
+        self.writer.post(Doing(lambda books: self._void(books, job.hold_id, "interrupted before the operation ran")))
 
     def correct(self, hold_id: str, delta: Usd, reason: str) -> None:
         """Mend what a settled hold booked by a difference, with a reason."""
@@ -211,11 +212,6 @@ class Budget(Room):
         real = {scope: books.standing(scope).real for scope in limits}
         overrun = actual - hold.estimate if actual.pico > hold.estimate.pico else ZERO
         return Settled(overrun, real, limits)
-
-    def _give_up(self, books: Books, job: Job[Hold]) -> None:
-        # The job came first, and whoever waits is led in order: its hold is there by now, or will never be.
-        if job.hold_id and books.find(job.hold_id) is not None and books.end(job.hold_id) is None:
-            self._void(books, job.hold_id, "interrupted before the operation ran")
 
     def _void(self, books: Books, hold_id: str, reason: str) -> None:
         hold, end = books.get(hold_id), books.end(hold_id)
