@@ -37,8 +37,8 @@ class ModelHold:
     def runs_out(self, now: datetime) -> bool:
         return not self.ended and not self.started and self.at + HOLD_FOR <= now
 
-    def held(self, now: datetime) -> int:
-        return 0 if self.ended or self.runs_out(now) else self.estimate
+    def held(self, now: datetime, *, with_late: bool) -> int:
+        return 0 if self.ended or (self.runs_out(now) and not with_late) else self.estimate
 
     def is_of(self, scope: Scope) -> bool:
         return scope in (0, self.operation.user_id, self.operation.service)
@@ -85,8 +85,8 @@ class Model:
         if any(self.limit(what.service, kind, now) is not None for kind in WindowKind):
             yield what.service
 
-    def spent(self, scope: Scope, kind: WindowKind, now: datetime) -> tuple[int, int]:
-        """(booked or billed, held) of a scope in a window."""
+    def spent(self, scope: Scope, kind: WindowKind, now: datetime, *, with_late: bool = False) -> tuple[int, int]:
+        """(booked or billed, held) of a scope in a window; `with_late`: with the holds that ran out of time."""
         today = now.date()
         days = [today + timedelta(days=n) for n in range(-31, 32)]
         days = [day for day in days if in_window(kind, day, today)]
@@ -96,7 +96,7 @@ class Model:
             key = hold.at.date(), "" if isinstance(scope, str) else hold.operation.source  # bills know no services
             booked[key] = booked.get(key, 0) + (hold.settled or 0) + hold.corrected
         real = sum(max(pico, self.bills.get((scope, *key), 0)) for key, pico in booked.items())  # type: ignore[arg-type]
-        return real, sum(hold.held(now) for hold in mine)
+        return real, sum(hold.held(now, with_late=with_late) for hold in mine)
 
     def reserve(self, hold_id: str, what: Operation, estimate: int, now: datetime) -> str:
         known = self.holds.get(hold_id)
@@ -104,19 +104,25 @@ class Model:
             return "" if (known.operation, known.estimate) == (what, estimate) else "HoldIdReused"
         if self.stopped:
             return "EmergencyStopped"
+        if self.over(what, estimate, now, with_late=True):
+            if over := self.over(what, estimate, now, with_late=False):
+                return over
+            for known_id, hold in list(self.unstarted.items()):
+                if hold.runs_out(now):
+                    hold.ended = "expire"
+                if hold.ended or hold.started:
+                    del self.unstarted[known_id]
+        self.holds[hold_id] = self.unstarted[hold_id] = ModelHold(what, estimate, now)
+        self.by_day[now.date()].append(self.holds[hold_id])
+        return ""
+
+    def over(self, what: Operation, estimate: int, now: datetime, *, with_late: bool) -> str:
         for scope in self.scopes(what, now):
             for kind in WindowKind:
                 limit = self.limit(scope, kind, now)
-                if limit is not None and sum(self.spent(scope, kind, now)) + estimate > limit:
+                if limit is not None and sum(self.spent(scope, kind, now, with_late=with_late)) + estimate > limit:
                     name = "service" if isinstance(scope, str) else "user" if scope else "system"
                     return f"OverLimit {name} {kind}"
-        for known_id, hold in list(self.unstarted.items()):
-            if hold.runs_out(now):
-                hold.ended = "expire"
-            if hold.ended or hold.started:
-                del self.unstarted[known_id]
-        self.holds[hold_id] = self.unstarted[hold_id] = ModelHold(what, estimate, now)
-        self.by_day[now.date()].append(self.holds[hold_id])
         return ""
 
     def begin(self, hold_id: str, what: Operation, estimate: int, now: datetime) -> str:

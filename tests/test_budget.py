@@ -427,7 +427,9 @@ def test_an_unstarted_hold_stops_counting_at_its_time_without_a_sweeper(
     parts.budget.reserve(operation(ada.id), Usd("5.00"))
 
 
-def test_the_next_hold_writes_down_that_another_expired(parts: Parts, clock: SetClock, ada: User) -> None:
+def test_a_hold_that_needs_the_room_of_others_that_expired_writes_them_off(
+    parts: Parts, clock: SetClock, ada: User
+) -> None:
     bob = parts.users.add("bob")
     parts.budget.reserve(operation(ada.id), Usd("2.00"), "one")
     parts.budget.reserve(operation(bob.id), Usd("3.00"), "two")
@@ -436,6 +438,18 @@ def test_the_next_hold_writes_down_that_another_expired(parts: Parts, clock: Set
     kinds = [(entry.hold_id, entry.kind.value) for entry in parts.ledger.entries()]
     assert kinds[2:] == [("one", "expire"), ("two", "expire"), ("three", "reserve")]
     assert of_day(parts, ada) == ("0.00", "0.00")
+
+
+def test_a_hold_that_fits_beside_those_that_expired_leaves_them_alone(parts: Parts, clock: SetClock, ada: User) -> None:
+    parts.budget.reserve(operation(ada.id), Usd("2.00"), "one")
+    clock.forward(minutes=15)
+    parts.budget.reserve(operation(ada.id), Usd("3.00"), "two")  # 2.00 + 3.00 = 5.00: room, even beside "one"
+    assert [entry.kind for entry in parts.ledger.entries()] == [EntryKind.RESERVE] * 2
+    assert of_day(parts, ada) == ("0.00", "3.00")  # "one" does not count all the same
+    parts.budget.reserve(operation(ada.id), Usd("0.01"), "three")
+    assert [entry.kind for entry in parts.ledger.entries()][2:] == [EntryKind.EXPIRE, EntryKind.RESERVE]
+    with pytest.raises(OverLimit):
+        parts.budget.reserve(operation(ada.id), Usd("2.00"), "four")  # 3.00 + 0.01 + 2.00
 
 
 def test_a_hold_that_expired_in_another_month_takes_nothing_from_this_one(

@@ -66,16 +66,16 @@ def a_full_ledger(parts: Parts, clock: SetClock, ada: User) -> None:
 
 def test_what_a_hold_leaves_behind_can_be_added_up_by_hand(parts: Parts, clock: SetClock, ada: User) -> None:
     a_full_ledger(parts, clock, ada)
-    # A user's day: settled 30, mended 70 - 5, late 6 → 101 booked. Still held: started 2, and open 1 on the second day
-    # (the first day's was written off when the second day's first hold was admitted).
+    # A user's day: settled 30, mended 70 - 5, late 6 → 101 booked. Still held: started 2, and open 1, which ran out of
+    # time: it does not count, and is written off where its room is needed.
     assert counters(parts) == [
-        (0, TODAY, "s", 2 * 101, 2 * 2, 0),
+        (0, TODAY, "s", 2 * 101, 2 * 3, 0),
         (0, TODAY, "t", 0, 0, Usd("1").pico),
         (0, TODAY + 1, "t", 2 * 101, 2 * 3, 0),
-        (1, TODAY, "s", 101, 2, 0),
+        (1, TODAY, "s", 101, 2 + 1, 0),
         (1, TODAY + 1, "t", 101, 2 + 1, 0),
         (1, TODAY + 9, "t", 0, 0, Usd("2").pico),
-        (2, TODAY, "s", 101, 2, 0),
+        (2, TODAY, "s", 101, 2 + 1, 0),
         (2, TODAY + 1, "t", 101, 2 + 1, 0),
     ]
 

@@ -144,10 +144,6 @@ class Books(Tally):
             self._expires_us = microseconds(self._expires)
         return self._expires
 
-    def may_have_expired(self) -> bool:
-        """Whether it takes a closer look at the holds that run out of time."""
-        return self._next_expiry_us is None or self.now_us >= self._next_expiry_us
-
     def settled_late(self, hold_id: str) -> Usd | None:
         """What was said to have been spent after the hold expired or was voided; None if nothing."""
         rows = self.ask(
@@ -158,13 +154,16 @@ class Books(Tally):
         return Usd.from_pico(rows[0][0]) if rows else None
 
     def expired(self) -> list[Expired]:
-        """Open holds that ran out of time before they started: they have stopped counting."""
+        """Open holds that ran out of time before they started: they have stopped counting.
+
+        All that are open are read for it: no index is kept for what few ask, and seldom.
+        """
         if self._next_expiry_us is None:
             [(first,)] = self.ask("SELECT min(expires_us) FROM open_holds WHERE started = 0")
             self._next_expiry_us = NEVER if first is None else int(first)
-        if not self.may_have_expired():
+        if self.now_us < self._next_expiry_us:
             return []
-        self._next_expiry_us = None  # what is found now is closed if anything is admitted
+        self._next_expiry_us = None  # what is found now is closed if it makes room
         return [tuple(row) for row in self.ask(_EXPIRED, (self.now_us,))]
 
     # ── what people decided ───────────────────────────────────────────────────────────────────────────────────────

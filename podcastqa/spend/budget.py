@@ -153,7 +153,7 @@ class Budget(Room):
         refuse_if_stopped(books.stop())
         books.serve(self)
         today = books.today(operation)
-        if today is None or books.may_have_expired() or not today.has_room(estimate.pico):
+        if today is None or not today.has_room(estimate.pico):
             self.make_room(books, operation, estimate)
             today = None  # another, maybe, since what ran out of time was closed
         hold = Hold(hold_id, operation, estimate, books.now, books.expires(self._hold_for))

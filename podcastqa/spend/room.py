@@ -41,17 +41,20 @@ class Room(Decisions):
         self._name_of, self._kept = name_of, kept
 
     def make_room(self, books: Books, operation: Operation, estimate: Usd) -> None:
-        """Let it in if it fits into every window: what ran out of time is closed then. Raises what `reserve` raises."""
+        """Let it in if it fits into every window; where it does not, what ran out of time no longer counts, and is
+        closed if that makes room. Raises what `reserve` raises."""
         if not books.knows(operation.user_id):
             books.prepare((operation.user_id,))
             if not books.is_user(operation.user_id):
                 raise UnknownUser(f"There is no user with the number {operation.user_id}.")
-        expired = books.expired()
         limits = self.limits_on(books, operation)
-        if not expired and self._has_room(books, operation, estimate, limits):
+        if self._has_room(books, operation, estimate, limits):
             return
-        spent = {scope: without(expired, scope, books.standing(scope)) for scope in limits}
         left = self._left_to(books, operation, estimate, limits)
+        if first_over(estimate.pico, {scope: books.standing(scope).total for scope in limits}, left) is None:
+            return
+        expired = books.expired()
+        spent = {scope: without(expired, scope, books.standing(scope)) for scope in limits}
         over = first_over(estimate.pico, spent, left)
         if over is not None and not self._is_kept_for(books, operation, estimate, limits):
             raise self._over_limit(over, operation, estimate, spent[over[0]], limits[over[0]], books.now)

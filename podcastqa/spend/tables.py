@@ -76,7 +76,6 @@ open_holds = Table(
     Column("started", Integer, nullable=False, server_default="0"),
     Column("expires_us", BigInteger, nullable=False),
     CheckConstraint("started IN (0, 1)", name="ck_open_holds_started"),
-    Index("ix_open_holds_expiry", "expires_us", sqlite_where=text("started = 0"), postgresql_where=text("started = 0")),
     info=_KEPT,
     sqlite_with_rowid=False,
 )
