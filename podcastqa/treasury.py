@@ -24,7 +24,7 @@ from podcastqa.spend.ledger import NOTHING, Ledger
 from podcastqa.spend.meter import SOURCE, Meter
 from podcastqa.spend.mirror import Mirror
 from podcastqa.spend.plans import Plans
-from podcastqa.spend.status import SYSTEM_NAME, BudgetStatus, LimitHistory, LimitTable, budget_status
+from podcastqa.spend.status import SYSTEM_NAME, BudgetStatus, DecisionHistory, LimitTable, budget_status
 from podcastqa.users import SYSTEM_ID, Users
 
 #: Work on this machine: the local meter says what it cost.
@@ -216,9 +216,10 @@ class Treasury:
         said = {"by": self.redact(by), "reason": self.redact(reason), "service": self.redact(service)}
         self.budget.remove_limit(self._limited(user), kind, **said, valid_from=valid_from)
 
-    def limit_history(self) -> LimitHistory:
-        """Every decision on limits: who, when and why."""
-        return LimitHistory(self.budget.limit_history(), {SYSTEM_ID: SYSTEM_NAME, **self.users.names()})
+    def decisions(self) -> DecisionHistory:
+        """Every decision on limits and on the emergency stop: who, when and why."""
+        names = {SYSTEM_ID: SYSTEM_NAME, **self.users.names()}
+        return DecisionHistory(self.budget.limit_history(), names, self.budget.stop_history())
 
     def stop(self, *, by: str, reason: str) -> None:
         """Press the emergency stop, and mail the operator."""

@@ -49,7 +49,7 @@ Keep it in bounds
   podcastqa budget set day 5.00         a new limit for a day, week or month (--reason WHY; --user, --service NAME)
   podcastqa budget set day 9 --from DAY ... that begins by itself on that day (UTC)
   podcastqa budget remove day           take back what somebody set (--reason WHY)
-  podcastqa budget history              who set which limit, when and why
+  podcastqa budget history              who set which limit or pulled the stop, when and why
   podcastqa budget stop --reason WHY    refuse every operation from now on, in every process
   podcastqa budget release --reason WHY let operations run again
 
@@ -283,11 +283,11 @@ def named_values(pairs: Iterable[Sequence[str]]) -> dict[str, str]:
 
 
 def decider(said: str | None) -> str:
-    """Who says so: the name given, else the operating system's name for whoever sits here."""
+    """Who says so: the name given (an empty one is refused where it is recorded), else the operating system's name."""
     import getpass
 
     try:
-        return said or getpass.getuser()
+        return getpass.getuser() if said is None else said
     except (KeyError, OSError):  # a container's user without a name
         raise Misuse("This machine has no name for you.", next_step="Say who decides: --by NAME") from None
 

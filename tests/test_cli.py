@@ -145,6 +145,14 @@ def test_a_limit_is_set_and_the_stop_is_pulled_and_released(shell: Shell) -> Non
     assert "ada" in status.stdout
     assert shell("budget", "release", "--reason", "it was a tax").returncode == 0
     assert "a strange bill" not in shell("status").stdout
+    nobody = shell("budget", "release", "--reason", "again", "--by", "")  # $WHO was empty: no other name is put there
+    assert (nobody.returncode, nobody.stderr.splitlines()[0]) == (2, "podcastqa: This is recorded: say who.")
+    words = [line.split()[2:] for line in shell("budget", "history").stdout.splitlines()[2:]]
+    assert [(*word[1:3], word[-1]) for word in words] == [
+        *(("whole", "system", "week"), ("emergency", "stop", "bill"), ("emergency", "stop", "tax")),
+    ]
+    assert words[1][0] == "ada"
+    assert ("pulled" in words[1], "released" in words[2]) == (True, True)
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_every_word_is_kept_with_who_said_it_when_and_why(parts: Parts, ada: Use
     parts.treasury.set_limit(DAY, Usd("4"), by="cleo", reason="tonight", valid_from=LATER)
     parts.treasury.remove_limit(DAY, user="ada", by="bob", reason="as all")
     parts.users.delete("ada")
-    assert parts.treasury.limit_history().table().rows == (
+    assert parts.treasury.decisions().table().rows == (
         ("2024-02-28 12:00", "bob", "whole system", "day", Usd("2"), "2024-02-28 12:00", "replaced", "less"),
         ("2024-02-28 12:01", "cleo", "whole system", "day", Usd("3"), "2024-02-28 12:01", "in force", "more"),
         ("2024-02-28 12:01", "cleo", "whole system", "day", Usd("4"), "2024-02-28 18:00", "begins later", "tonight"),

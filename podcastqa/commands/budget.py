@@ -17,7 +17,7 @@ def _show(given: Given, settings: Settings) -> int:
 
 
 def _history(given: Given, settings: Settings) -> int:
-    return show(parts_of(settings).treasury.limit_history(), given)
+    return show(parts_of(settings).treasury.decisions(), given)
 
 
 def _set(given: Given, settings: Settings) -> int:
@@ -38,7 +38,7 @@ def _remove(given: Given, settings: Settings) -> int:
     from podcastqa.spend.status import limit_of
 
     name, treasury = _limited(given), parts_of(settings).treasury
-    if not treasury.limit_history().speaks_of(name, given.window):
+    if not treasury.decisions().speaks_of(name, given.window):
         raise Misuse(
             f"Nobody has set the {limit_of(name, given.window)}.",
             next_step="`podcastqa budget history` shows what was set.",
@@ -113,7 +113,8 @@ COMMANDS = {
         (_WINDOW, _USER, _SERVICE, _FROM, _BY, _REASON),
     ),
     "budget history": Command(
-        "Every decision on limits: who said it, when and why, from when it holds, and what has become of it.",
+        "Every decision on limits and on the emergency stop: who said it, when and why, from when it holds, and\n"
+        "what has become of it.",
         _history,
         (JSON,),
     ),

@@ -176,6 +176,11 @@ class Decisions:
             word = Books(driver, self._clock.now()).stop()
         return Stop(True, *word[1:]) if word and word[0] else None
 
+    def stop_history(self) -> tuple[Stop, ...]:
+        """Every word on the emergency stop, in the order they were said."""
+        rows = self._database.driver().execute("SELECT stopped, at_us, said_by, reason FROM stops ORDER BY id")
+        return tuple(Stop(bool(row[0]), *row[1:]) for row in rows.fetchall())
+
     def _say_stop(self, stopped: bool, by: str, reason: str) -> int:
         who, why = _said(by, "who"), _said(reason, "why")
         with self._database.hot() as driver:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from podcastqa.clock import Window, WindowKind, windows
+from podcastqa.clock import Window, WindowKind, from_microseconds, windows
 from podcastqa.display import Table, Tabular
 from podcastqa.money import Usd
 from podcastqa.spend.budget import Budget
@@ -125,11 +125,12 @@ class LimitTable(Tabular):
 
 
 @dataclass(frozen=True, slots=True)
-class LimitHistory(Tabular):
-    """Every decision on limits, in the order they were said."""
+class DecisionHistory(Tabular):
+    """Every decision on limits and on the emergency stop, in the order they were said."""
 
     words: tuple[LimitWord, ...]
     names: Mapping[int, str]
+    stops: tuple[Stop, ...] = ()
 
     def speaks_of(self, name: str, kind: WindowKind) -> bool:
         """Whether somebody ever set this limit."""
@@ -140,17 +141,28 @@ class LimitHistory(Tabular):
     def table(self) -> Table:
         """One row a decision; it is never changed or deleted."""
         columns = ("said (UTC)", "by", "who", "window", "limit in USD", "valid from (UTC)", "state", "reason")
-        rows = tuple(
-            (
-                *(f"{word.said_at:%Y-%m-%d %H:%M}", word.said_by, limited_name(word.user_id, word.service, self.names)),
-                *(word.kind.value, word.amount, f"{word.valid_from:%Y-%m-%d %H:%M}", word.state.value, word.reason),
-            )
-            for word in self.words
-        )
+        said = [(word.said_at, self._row(word)) for word in self.words]
+        said += [(from_microseconds(stop.at_us), _stop_row(stop)) for stop in self.stops]
+        rows = tuple(row for _, row in sorted(said, key=lambda one: one[0]))
         removed = any(word.amount is None for word in self.words)
         notes = ("Without an amount: the limit was removed.",) if removed else ()
         nobody = "Nobody has set a limit: those of config.env hold, or its defaults."
-        return Table("Decisions on limits", columns, rows, notes if rows else (nobody,))
+        return Table("Decisions", columns, rows, notes if self.words else (nobody,))
+
+    def _row(self, word: LimitWord) -> tuple[object, ...]:
+        return (
+            *(_minute(word.said_at), word.said_by, limited_name(word.user_id, word.service, self.names)),
+            *(word.kind.value, word.amount, _minute(word.valid_from), word.state.value, word.reason),
+        )
+
+
+def _stop_row(stop: Stop) -> tuple[object, ...]:
+    at, state = _minute(from_microseconds(stop.at_us)), "pulled" if stop.stopped else "released"
+    return at, stop.said_by, "emergency stop", None, None, at, state, stop.reason
+
+
+def _minute(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M}"
 
 
 def budget_status(budget: Budget, names: dict[int, str], now: datetime) -> BudgetStatus:
