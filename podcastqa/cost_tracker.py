@@ -139,7 +139,7 @@ class CostTracker:
         """Whose spend this tracker may speak of when asked for `user`; raises CrossUserRefused for another's."""
         if self.user is not None and user not in (None, self.user):
             raise CrossUserRefused(f"This tracker is {self.user}'s: it neither reads nor spends for {user}.")
-        return user or self.user
+        return self.user if user is None else user
 
     @staticmethod
     async def _ask(question: Callable[[], T]) -> T:

@@ -92,6 +92,10 @@ class Users:
 
     def get(self, name: str) -> User:
         """The user of that name; raises UnknownUser."""
+        if not name.strip():
+            raise UnknownUser(
+                "The name of the user is empty.", next_step="Say whose it is, or leave it out where you mean yourself."
+            )
         row = None
         if _NAME.fullmatch(name):  # a database need not take what nobody can be called
             with self._database.read(SYSTEM) as connection:
@@ -101,6 +105,10 @@ class Users:
         if row is None:
             raise UnknownUser(f"There is no user {name}.", next_step=f"Add them: podcastqa users add {name}")
         return User(*row)
+
+    def meant(self, name: str | None, me: str) -> User:
+        """The user of that name; without one, whoever's machine this is, who need not be added first."""
+        return self.ensure(me) if name in (None, me) else self.get(str(name))
 
     def ensure(self, name: str) -> User:
         """The user of that name, added where there is none: for the person whose machine this is."""

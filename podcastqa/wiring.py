@@ -170,7 +170,7 @@ def get_cost_tracker(user: str | None = None) -> CostTracker:
 
     made = parts()
     if user is not None:
-        made.users.ensure(user) if user == made.settings.user else made.users.get(user)
+        made.users.meant(user, made.settings.user)
     made.mail_consents()
     made.treasury.deliver_alerts()  # what a crash kept from being mailed is due now
     return CostTracker(made.treasury, user)

@@ -326,6 +326,21 @@ def test_a_users_tracker_spends_for_nobody_else(ada: CostTracker) -> None:
     assert list(ada.treasury.ledger.entries()) == before
 
 
+def test_an_empty_name_is_nobodys_neither_yours_nor_the_whole_systems(tracker: CostTracker) -> None:
+    before = list(tracker.treasury.ledger.entries())
+    for question in (tracker.get_cost_summary, tracker.get_budget_status, tracker.get_real_daily_spend):
+        with pytest.raises(UnknownUser, match="The name of the user is empty"):
+            run(question(user=""))
+
+    async def block() -> None:
+        async with tracker.spending("", *CALL, "0.5"):
+            pass
+
+    with pytest.raises(UnknownUser, match="The name of the user is empty"):
+        run(block())
+    assert list(tracker.treasury.ledger.entries()) == before
+
+
 def test_every_question_has_an_answer_and_none_lacks_the_user(ada: CostTracker) -> None:
     questions = {name for name, _ in inspect.getmembers(CostTracker, inspect.iscoroutinefunction) if name[0] != "_"}
     asked = {name for name in questions if "user" in inspect.signature(getattr(CostTracker, name)).parameters}

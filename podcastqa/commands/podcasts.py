@@ -46,7 +46,7 @@ def _connect(given: Given, settings: Settings) -> int:
     from podcastqa.podcasts.fetch import connect
 
     parts = parts_of(settings)
-    made = connect(parts.spotify, _user(parts, given.user or settings.user), say)
+    made = connect(parts.spotify, _user(parts, given.user), say)
     return show(made, given)
 
 
@@ -54,7 +54,7 @@ def _disconnect(given: Given, settings: Settings) -> int:
     from podcastqa.podcasts.spotify import PROVIDER
 
     parts = parts_of(settings)
-    user = _user(parts, given.user or settings.user)
+    user = _user(parts, given.user)
     was_connected = parts.connections.forget(user)
     parts.catalog.forget_source(user, PROVIDER)
     done = f"is disconnected from {PROVIDER}: the login and all that was fetched with it are deleted"
@@ -69,7 +69,7 @@ def _fetch(given: Given, settings: Settings) -> int:
     from podcastqa.podcasts.fetch import fetch
 
     parts = parts_of(settings)
-    user = _user(parts, given.user or settings.user)
+    user = _user(parts, given.user)
     with tqdm(desc="Spotify", unit=" lists", disable=None, leave=False) as bar:
 
         def each(name: str) -> None:
@@ -86,7 +86,7 @@ def _listen(given: Given, settings: Settings) -> int:
     from podcastqa.podcasts.polls import listen
 
     parts = parts_of(settings)
-    user = _user(parts, given.user or settings.user)
+    user = _user(parts, given.user)
     say(f"Looking every {given.every} s what {user.name} hears, for {given.minutes} minutes; Ctrl-C ends it.")
     until, turns = time.monotonic() + 60 * given.minutes, settings.home / "listens.lock"
     kept = listen(parts.spotify, parts.catalog, user, given.every, until, turns, out)
@@ -96,12 +96,12 @@ def _listen(given: Given, settings: Settings) -> int:
 
 def _history(given: Given, settings: Settings) -> int:
     parts = parts_of(settings)
-    return show(parts.catalog.history(_user(parts, given.user or settings.user)), given)
+    return show(parts.catalog.history(_user(parts, given.user)), given)
 
 
 def _library(given: Given, settings: Settings) -> int:
     parts = parts_of(settings)
-    return show(parts.catalog.library(_user(parts, given.user or settings.user)), given)
+    return show(parts.catalog.library(_user(parts, given.user)), given)
 
 
 def _estimate(paths: Sequence[Path]) -> Usd:
@@ -111,13 +111,13 @@ def _estimate(paths: Sequence[Path]) -> Usd:
     return Usd("0.0001") + Usd("0.00006") * (sum(path.stat().st_size for path in paths) // 2**20 + 1)
 
 
-def _user(parts: Parts, name: str) -> User:
+def _user(parts: Parts, name: str | None) -> User:
     """Whose podcasts; the person whose machine this is need not be added first. Whose consent ends soon hears of it."""
     parts.mail_consents()
-    return parts.users.ensure(name) if name == parts.settings.user else parts.users.get(name)
+    return parts.users.meant(name, parts.settings.user)
 
 
-_USER = takes("--user", default="", metavar="NAME", help="whose; without it yours (PODCASTQA_USER)")
+_USER = takes("--user", metavar="NAME", help="whose; without it yours (PODCASTQA_USER)")
 
 _SPOTIFY = takes("provider", type=one_of("spotify"), metavar="spotify", help="the one there is")
 

@@ -14,7 +14,7 @@ from podcastqa.money import Usd
 from podcastqa.spend.entries import Operation
 from podcastqa.spend.meter import SOURCE
 from podcastqa.spend.prices import PriceList
-from podcastqa.users import User, Users
+from podcastqa.users import Users
 
 #: The billing source of operations that no price list knows: no bill will ever speak of them.
 OWN_ESTIMATE = "own-estimate"
@@ -52,7 +52,7 @@ class Plans:
         if found is None:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
-            payer = self._payer(user)
+            payer = self._users.meant(user, self._me)
             priced = self._priced(self._redact(service), self._redact(operation), today, own_estimate=own_estimate)
             found = self._known[key] = Operation(payer.id, *priced)
         return found
@@ -72,6 +72,3 @@ class Plans:
         if price.unit not in ("request", "recipient"):
             raise UnknownPrice(f"{what.service} is paid per {price.unit}: say what you expect it to cost.")
         return price.cost(1)
-
-    def _payer(self, user: str | None) -> User:
-        return self._users.ensure(self._me) if user in (None, self._me) else self._users.get(str(user))
