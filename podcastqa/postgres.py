@@ -13,8 +13,8 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -23,11 +23,13 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+from podcastqa.display import one_line
 from podcastqa.errors import LedgerUnavailable, SettingsError
 from podcastqa.postgres_driver import Postgres as Server
 from podcastqa.postgres_driver import PostgresDriver, adapt
+from podcastqa.postgres_line import RAISE, TURN, PostgresLine, Reachable
 from podcastqa.postgres_schema import make_roles, make_schema, schema_of
-from podcastqa.scope import APP_ROLE, SYSTEM, TURN_KEY, USER_ROLE, Scope
+from podcastqa.scope import APP_ROLE, SYSTEM, USER_ROLE, Scope
 
 #: Others wait for whoever has the turn to write, so nobody may keep it while doing nothing.
 _SESSION = (
@@ -36,34 +38,9 @@ _SESSION = (
     "SET podcastqa.queues = 'yes'",  # the triggers need not raise the version: each of our writes has
 )
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_TURN = f"BEGIN; SELECT pg_advisory_xact_lock({TURN_KEY}, hashtext(current_schema()))"
-_VERSION = "SELECT version FROM ledger_version"
-_RAISE = "UPDATE ledger_version SET version = version + 1"
 #: How long a server that went away under a writer may take to come back.
 _PATIENCE_SECONDS = 5.0
 _LONGEST_NAME = 63
-
-
-class _Reachable:
-    """Turns what the server says when it cannot be used into a refusal; a broken constraint is none of that."""
-
-    __slots__ = ("_books",)
-
-    def __init__(self, books: Postgres) -> None:
-        self._books = books
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
-        said = problem.orig if isinstance(problem, DBAPIError) else problem
-        if not isinstance(said, psycopg.Error) or isinstance(said, errors.IntegrityError | errors.DataError):
-            return
-        self._books.note_cut(said)
-        raise LedgerUnavailable(
-            f"The ledger at {self._books.place} cannot be used ({_one_line(said)}), so nothing may be spent.",
-            next_step="Check that the server runs and that its disk has room.",
-        ) from problem
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -86,7 +63,7 @@ class Postgres:
         schema = str(said.get("options", "")).partition("search_path=")[2]
         host = said.get("host", "localhost")
         self.place = f"{host}/{said.get('dbname', '')}" + (f" ({schema})" if schema else "")
-        self._reachable, self._mine, self._pid = _Reachable(self), threading.local(), os.getpid()
+        self._reachable, self._mine, self._pid = Reachable(self.place, self.note_cut), threading.local(), os.getpid()
         self._lines = weakref.WeakSet[PostgresLine]()
         self.engine = create_engine("postgresql+psycopg://", creator=self.connected, pool_pre_ping=True, pool_size=4)
         event.listen(self.engine, "connect", _on_connect)
@@ -107,7 +84,7 @@ class Postgres:
 
     def _cannot_be_opened(self, problem: Exception) -> LedgerUnavailable:
         return LedgerUnavailable(
-            f"The database {self.place} cannot be opened ({_one_line(problem)}).",
+            f"The database {self.place} cannot be opened ({one_line(str(problem))}).",
             next_step="Check DATABASE_URL, that the server runs, and the rights of its login.",
         )
 
@@ -270,101 +247,6 @@ class _Asking:
             return driver.executemany(sql, rows)
 
 
-class PostgresLine:
-    """A lock of the server is the queue, and the number in `ledger_version` says whether others have written."""
-
-    def __init__(self, books: Postgres, reachable: _Reachable) -> None:
-        self._books, self._reachable = books, reachable
-        self._driver: PostgresDriver | None = None
-        self._pid = os.getpid()
-        self._seen = -1
-
-    @property
-    def driver(self) -> PostgresDriver:
-        """What the transaction's statements run on."""
-        if self._driver is None:
-            raise RuntimeError("a line has no connection before it begins")
-        return self._driver
-
-    def reachable(self) -> _Reachable:
-        """Turns what the server says when it cannot be used into LedgerUnavailable."""
-        return self._reachable
-
-    def begins_at_once(self) -> bool:
-        """A server is waited for."""
-        return False
-
-    def give_back(self) -> None:
-        """There was none."""
-
-    def begin(self) -> bool:
-        """Wait for the turn; True if nobody else has written since this line last began."""
-        self._books.take_turn()
-        try:
-            with self._reachable:
-                try:
-                    version = self._begun(self._connected())
-                except psycopg.OperationalError:  # it was idle, and the server went away: nothing has happened yet
-                    self.hang_up()
-                    version = self._begun(self._connected(again=True))
-        except BaseException:
-            self._books.end_turn()
-            raise
-        still, self._seen = version == self._seen, version
-        return still
-
-    def _begun(self, driver: PostgresDriver) -> int:
-        cursor = driver.connection.execute(f"{_TURN}; {_VERSION}")
-        while cursor.nextset():
-            pass
-        row = cursor.fetchone()
-        return int(row[0]) if row else 0
-
-    def commit(self, write: Callable[[], None]) -> None:
-        """Write the last of it, make all durable, and end the turn: all is sent at once, and answered at once."""
-        connection = self.driver.connection
-        try:
-            with self._reachable, connection.pipeline():
-                write()
-                connection.execute(_RAISE)
-                connection.execute("COMMIT")
-            self._seen += 1
-            self._books.note_cut(None)
-        except BaseException:
-            self.hang_up()  # whether it was done is not known: this connection is asked no more
-            raise
-        finally:
-            self._books.end_turn()
-
-    def rollback(self) -> None:
-        """Forget it, and end the turn."""
-        try:
-            self.driver.connection.execute("ROLLBACK")
-        except BaseException:
-            self.hang_up()  # the server forgets it by itself
-            raise
-        finally:
-            self._books.end_turn()
-
-    def _connected(self, *, again: bool = False) -> PostgresDriver:
-        if self._pid != os.getpid():
-            self._driver, self._pid = None, os.getpid()  # it is the parent's
-        if self._driver is not None and self._driver.connection.closed:
-            self._driver = None
-        if self._driver is None:
-            again = again or self._books.is_cut
-            self._driver = PostgresDriver(self._books.connected_again() if again else self._books.connected())
-            self._seen = -1
-        return self._driver
-
-    def hang_up(self) -> None:
-        """Close the connection; what it did not commit has not happened."""
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            with suppress(psycopg.Error):
-                driver.connection.close()
-
-
 def _parsed(url: str) -> dict[str, Any]:
     try:
         return conninfo_to_dict(url)
@@ -375,10 +257,6 @@ def _parsed(url: str) -> dict[str, Any]:
         ) from None
 
 
-def _one_line(problem: object) -> str:
-    return " ".join(str(problem).split())
-
-
 def _on_connect(connection: Any, record: Any) -> None:
     record.info["driver"] = PostgresDriver(connection)
 
@@ -387,6 +265,6 @@ def _on_begin(connection: Connection) -> None:
     options = connection.get_execution_options()
     scope: Scope = options.get("scope") or SYSTEM
     driver: PostgresDriver = connection.info["driver"]
-    driver.connection.execute(f"{_TURN}; {_RAISE}" if options.get("writes") else _READ)
+    driver.connection.execute(f"{TURN}; {RAISE}" if options.get("writes") else _READ)
     if scope.user_id is not None:
         driver.connection.execute(f"SET LOCAL ROLE {USER_ROLE}; SET LOCAL podcastqa.user_id = '{int(scope.user_id)}'")
