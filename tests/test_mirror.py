@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 import threading
 from collections.abc import Callable
@@ -197,6 +198,15 @@ def test_sums_beyond_64_bits_do_not_overflow(parts: Parts, clock: SetClock) -> N
 def test_dollars_in_the_mirror_are_exact_decimals(parts: Parts, ada: User) -> None:
     found = parts.mirror.query("SELECT amount_pico, amount_usd FROM entries_usd")
     assert all(dollars == Usd.from_pico(pico).decimal and isinstance(dollars, Decimal) for pico, dollars in found)
+
+
+def test_what_stays_of_it_nobody_else_on_the_machine_can_read(parts: Parts, ada: User) -> None:
+    parts.mirror.sync()
+    kept = list(parts.mirror.path.parent.glob(f"{parts.mirror.path.name}*"))
+    assert {file.name: stat.S_IMODE(file.stat().st_mode) for file in kept} == {
+        "mirror.duckdb": 0o600,
+        "mirror.duckdb.lock": 0o600,
+    }
 
 
 def test_a_query_takes_parameters(parts: Parts, ada: User) -> None:

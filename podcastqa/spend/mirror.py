@@ -119,6 +119,8 @@ class Mirror:
         is_new = path is None or not path.exists()
         connection = self._file.attach(path)
         try:
+            if is_new and path:
+                path.chmod(0o600)  # like the ledger: before a row of anybody's is in it
             marks = _made(connection) if is_new else _marks(connection)
             synced_us = microseconds(self._clock.now())
             try:
