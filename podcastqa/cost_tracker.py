@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from podcastqa.clock import WindowKind
-from podcastqa.errors import CrossUserRefused, OverLimit, Refused
+from podcastqa.errors import CrossUserRefused, OverLimit, Refused, UnknownUser
 from podcastqa.money import Usd
 from podcastqa.spend.entries import Hold, Operation
 from podcastqa.spend.meter import SOURCE as METER
@@ -73,8 +73,9 @@ class CostTracker:
         return await self._ask(lambda: self.treasury.variance(days, self.whose(user)))
 
     async def get_budget_status(self, user: str | None = None) -> BudgetStatus:
-        """Every limit and what it has left."""
-        return await self._ask(lambda: self.treasury.status(self.whose(user)))
+        """Every limit and what it has left; a confined tracker's are its user's own."""
+        found = await self._ask(lambda: self.treasury.status(self.whose(user)))
+        return found if self.user is None else found.only(self.user)
 
     async def track_api_call(
         self, service: str, operation: str, estimate: Usd | Decimal | str, user: str | None = None
@@ -101,7 +102,7 @@ class CostTracker:
         payer = self.whose(user)
         what, sure = self.treasury.plans.work(payer, service, operation, None if estimate is None else _usd(estimate))
         if what.source == METER:
-            return _InThisThread(self.treasury.spending(payer, service, operation, sure))
+            return _InThisThread(self.treasury.spending(payer, service, operation, sure), self._told)
         return _Running(self.treasury, self._admitted, self._settle, what, sure)
 
     async def _admitted(self, what: Operation, job: Job[Hold]) -> Hold:
@@ -113,7 +114,14 @@ class CostTracker:
         except OverLimit as refusal:
             known = refusal
             await self._ask(lambda: self.treasury.watch.mail_refusal(what, known))
+            raise self._told(refusal) from None
+        except UnknownUser:
+            self.treasury.plans.forget()
             raise
+
+    def _told(self, refusal: OverLimit) -> OverLimit:
+        """A refusal as whoever uses this tracker may hear it."""
+        return refusal if self.user is None else refusal.for_user()
 
     async def _look_at_bills(self) -> None:
         """Once for all the tasks that ask meanwhile; one that is given up gives up for itself."""
@@ -183,11 +191,14 @@ class _Running(AbstractAsyncContextManager[Spending]):
 class _InThisThread(AbstractAsyncContextManager[Spending]):
     """The meter reads the CPU clock of the thread that does the work."""
 
-    def __init__(self, spending: AbstractContextManager[Spending]) -> None:
-        self._spending = spending
+    def __init__(self, spending: AbstractContextManager[Spending], told: Callable[[OverLimit], OverLimit]) -> None:
+        self._spending, self._told = spending, told
 
     async def __aenter__(self) -> Spending:
-        return self._spending.__enter__()
+        try:
+            return self._spending.__enter__()
+        except OverLimit as refusal:
+            raise self._told(refusal) from None
 
     async def __aexit__(self, *problem: Any) -> bool | None:
         return self._spending.__exit__(*problem)

@@ -82,9 +82,17 @@ class Refused(PodcastQAError):
 class OverLimit(Refused):
     """The operation would exceed a spending limit."""
 
-    def __init__(self, message: str = "", *, next_step: str = "", scope: str = "", window: str = "") -> None:
+    def __init__(
+        self, message: str = "", *, next_step: str = "", scope: str = "", window: str = "", brief: str = ""
+    ) -> None:
         super().__init__(message, next_step=next_step)
-        self.scope, self.window = scope, window
+        self.scope, self.window, self.brief = scope, window, brief or message
+
+    def for_user(self) -> OverLimit:
+        """The same as a user may hear it: what all together have spent says what the others have."""
+        if self.scope == "user":
+            return self
+        return OverLimit(self.brief, next_step=self.next_step, scope=self.scope, window=self.window)
 
 
 class EmergencyStopped(Refused):

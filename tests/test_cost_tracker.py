@@ -297,7 +297,38 @@ def test_a_users_tracker_books_for_that_user_and_shows_that_users_spend(ada: Cos
     assert [(part.name, part.cost) for part in run(ada.get_cost_by_user()).parts] == [("ada", Usd("0.5"))]
     assert [part.cost for part in run(ada.get_cost_by_service()).parts] == [Usd("0.5")]
     assert [row.calls for row in run(ada.get_variance()).rows] == [1]
-    assert "bob" not in str(run(ada.get_budget_status()))
+    own = run(ada.get_budget_status())
+    assert {line.name for line in own.lines} == {"ada"}  # 2.50 of all less 0.50 of her own would be Bob's 2
+    assert "2.5" not in str(own)
+
+
+@pytest.mark.parametrize("what", [CALL, (LOCAL, "tests")])
+def test_a_refusal_tells_a_user_which_limit_is_full_but_not_what_the_others_have_spent(
+    ada: CostTracker, what: tuple[str, str]
+) -> None:
+    treasury = ada.treasury
+    treasury.set_limit(WindowKind.DAY, Usd("2.1"), by="ada", reason="why")
+
+    async def block() -> None:
+        async with ada.spending(None, *what, "0.50"):
+            pass
+
+    with pytest.raises(OverLimit, match=r"would exceed the daily limit of the whole system \(day 20") as refused:
+        run(block())
+    assert "$2" not in str(refused.value)
+    with pytest.raises(OverLimit, match=r"\$2\.00 of \$2\.10 is spent"):  # whoever runs the machine hears all of it
+        treasury.call(*CALL, Usd("0.50"), user="ada")
+
+
+def test_a_user_who_was_deleted_and_added_again_meanwhile_spends_on(tracker: CostTracker) -> None:
+    users = tracker.treasury.users
+    users.add("eve")
+    assert run(tracker.track_api_call(*CALL, "0.1", user="eve"))
+    users.delete("eve")
+    users.add("eve")
+    with pytest.raises(UnknownUser):  # the number that was remembered is nobody's any more
+        run(tracker.track_api_call(*CALL, "0.1", user="eve"))
+    assert run(tracker.track_api_call(*CALL, "0.1", user="eve"))
 
 
 @pytest.mark.parametrize(

@@ -140,13 +140,15 @@ class Room(Decisions):
             kept = self._kept.of(limits[place] or 0)
         keeps = f"; {Usd.from_pico(kept).shown()} of it is kept for alerts" if kept else ""
         have, limit = Usd.from_pico(spent[place]).shown(), Usd.from_pico(limits[place] or 0).shown()
+        what = f"{operation.service} {operation.operation} ({estimate.shown()})"
+        brief = f"{what} would exceed the {kind.adjective} limit of {self._called(scope)}"
         return OverLimit(
-            f"{operation.service} {operation.operation} ({estimate.shown()}) would exceed the {kind.adjective} limit "
-            f"of {self._called(scope)}: {have} of {limit} is spent or held ({window(kind, now)}){keeps}.",
+            f"{brief}: {have} of {limit} is spent or held ({window(kind, now)}){keeps}.",
             next_step=f"Wait for the next window, or raise it: podcastqa budget set {kind} AMOUNT{self._option(scope)} "
             "--reason WHY",
             scope="service" if isinstance(scope, str) else "user" if scope else "system",
             window=kind.value,
+            brief=f"{brief} ({window(kind, now)}).",
         )
 
     def _option(self, scope: ScopeKey) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from podcastqa.clock import Window, WindowKind, from_microseconds, windows
@@ -85,6 +85,11 @@ class BudgetStatus(Tabular):
         """The line of that window, for the whole system, one user or one service."""
         wanted = (kind, user_id, service)
         return next(line for line in self.lines if (line.window.kind, line.user_id, line.service) == wanted)
+
+    def only(self, name: str) -> BudgetStatus:
+        """One user's own limits: what all together have spent says what the others have."""
+        lines = tuple(line for line in self.lines if line.name == name)
+        return replace(self, lines=lines, later=tuple(limit for limit in self.later if limit.name == name))
 
     def table(self) -> Table:
         """One row a scope and window."""
