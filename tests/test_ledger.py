@@ -253,6 +253,12 @@ def test_a_window_past_what_64_bits_hold_refuses_everything_and_loses_nothing(
     with pytest.raises(OverLimit):
         parts.budget.reserve(operation(ada.id), ZERO)
     assert sum(entry.amount.pico for entry in parts.ledger.entries() if entry.kind is EntryKind.SETTLE) == 12 * 10**18
+    for hold in holds[1:]:  # -2 × 4 × 10**18: back below 2**63, but how far past it all was is not kept
+        parts.budget.correct(hold.hold_id, Usd("-4000000"), "a wrong unit")
+        with pytest.raises(OverLimit):
+            parts.budget.reserve(operation(ada.id), ZERO)
+    proofs = parts.auditor.run().proofs
+    assert [proof.said for proof in proofs if proof.holds is False] == []
     clock.forward(days=40)  # and a new month begins in order
     parts.budget.reserve(operation(ada.id), Usd("0.01"))
 

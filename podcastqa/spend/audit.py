@@ -79,10 +79,10 @@ class Auditor:
 
         connection = duckdb.connect(":memory:")
         try:
-            guards, missing = copy_ledger(self.database, connection)
+            guards, faults = copy_ledger(self.database, connection)
             for sql in PREPARED:
                 connection.execute(sql)
-            proofs = [_guarded(guards, missing)]
+            proofs = [_guarded(guards, faults)]
             for rule in RULES:
                 looked_at, broken, said = first_broken(connection, rule)
                 proofs.append(Proof(rule.says, looked_at, not broken, broken, said))
@@ -104,9 +104,9 @@ class Auditor:
         ]
 
 
-def _guarded(guards: int, missing: Sequence[str]) -> Proof:
-    said = f"{missing[0]} is not refused: its trigger or index is gone or does something else" if missing else ""
-    return Proof("Tables that only grow refuse every change", guards, not missing, len(missing), said)
+def _guarded(guards: int, faults: Sequence[str]) -> Proof:
+    said = faults[0] if faults else ""
+    return Proof("Tables that only grow refuse every change", guards, not faults, len(faults), said)
 
 
 def _judged(connection: Any, rule: str, looked_at: int, faults: Faults) -> Proof:

@@ -6,7 +6,7 @@ another type (SQLite keeps whatever it is given) is noted in `misfits`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from podcastqa.database import Database, Driver
@@ -32,18 +32,18 @@ TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "stops": ("id", ("id", "stopped", "at_us"), ("said_by", "reason")),
     "users": ("id", ("id",), ()),
 }
-#: The last number that was given to an entry, on SQLite and elsewhere.
+#: The last number that was given to a row, on SQLite and elsewhere.
 _NUMBERED = {
-    True: "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'entries'",
+    True: "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?",
     False: "SELECT CASE WHEN has_sequence_privilege(name, 'USAGE') THEN pg_sequence_last_value(name::regclass) END"
-    " FROM (SELECT pg_get_serial_sequence('entries', 'id') AS name) AS numbers",
+    " FROM (SELECT pg_get_serial_sequence(?, 'id') AS name) AS numbers",
 }
 
 
 def copy_ledger(database: Database, connection: Any) -> tuple[int, list[str]]:
     """Fill the DuckDB connection from one consistent state.
 
-    Returns how many triggers and indexes guard the tables of a ledger, and what those refuse that are not in place.
+    Returns how many triggers and indexes guard the tables of a ledger, and what is wrong with them, each a sentence.
     """
     connection.execute("CREATE TABLE misfits (table_name VARCHAR, name VARCHAR, said VARCHAR)")
     on_sqlite = database.kind.startswith("SQLite")
@@ -52,10 +52,11 @@ def copy_ledger(database: Database, connection: Any) -> tuple[int, list[str]]:
             _copy(driver, connection, table)
             if on_sqlite:
                 _note_misfits(driver, connection, table)
-        connection.execute("CREATE TABLE numbering (last_id BIGINT, dense BOOLEAN)")
-        numbered = driver.execute(_NUMBERED[on_sqlite]).fetchone()
-        # A rollback leaves a gap in PostgreSQL's numbers.
-        connection.execute("INSERT INTO numbering VALUES (?, ?)", [numbered[0], on_sqlite])
+        connection.execute("CREATE TABLE numbering (name VARCHAR, last_id BIGINT, dense BOOLEAN)")
+        for table in APPEND_ONLY:
+            (last_id,) = driver.execute(_NUMBERED[on_sqlite], (table,)).fetchone()
+            # A rollback leaves a gap in PostgreSQL's numbers.
+            connection.execute("INSERT INTO numbering VALUES (?, ?, ?)", [table, last_id, on_sqlite])
         guards = (2 if on_sqlite else 3) * len(APPEND_ONLY) + 2  # SQLite knows no TRUNCATE
         return guards, _missing_on_sqlite(driver) if on_sqlite else _missing_on_postgresql(driver)
 
@@ -113,23 +114,38 @@ _REFUSED = dict.fromkeys(APPEND_ONLY, ("UPDATE", "DELETE"))
 _NO_RESERVE, _TWICE = "entries: INSERT without a reserve", "entries: INSERT of a hold's step a second time"
 
 
+#: What a trigger of ours does, and its words to the last.
+_TRIGGERS = {
+    f"{table}: {action}": f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table}"
+    f" BEGIN SELECT RAISE(ABORT, '{table} only grows: {action} is refused'); END"
+    for table, all_ in _REFUSED.items()
+    for action in all_
+} | {
+    _NO_RESERVE: "CREATE TRIGGER entries_need_reserve AFTER INSERT ON entries WHEN NEW.kind <> 'reserve' AND NOT EXISTS"
+    " (SELECT 1 FROM entries WHERE hold_id = NEW.hold_id AND kind = 'reserve')"
+    " BEGIN SELECT RAISE(ABORT, 'an entry needs the reserve of its hold'); END"
+}
+
+
 def _missing_on_sqlite(driver: Driver) -> list[str]:
-    """Triggers that let tables grow only, and the index of a hold's steps; one that does something else is none."""
-    rows = driver.execute("SELECT tbl_name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-    found = {" ".join(str(sql).split()) for _, sql in rows}
-
-    def stands(start: str) -> bool:
-        return any(sql.startswith("CREATE TRIGGER ") and f" {start} BEGIN SELECT RAISE(ABORT, " in sql for sql in found)
-
-    wanted = {
-        f"{table}: {action}": f"BEFORE {action} ON {table}" for table, all_ in _REFUSED.items() for action in all_
-    }
-    missing = [what for what, start in wanted.items() if not stands(start)]
-    reserve = "AFTER INSERT ON entries WHEN NEW.kind <> 'reserve' AND NOT EXISTS"
+    """Triggers that let tables grow only, and the index of a hold's steps; one that does something else is none, and
+    one that is not ours may keep any change from being made."""
+    rows = driver.execute("SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    found = {" ".join(str(sql).split()) for *_, sql in rows}
+    missing = [what for what, words in _TRIGGERS.items() if words not in found]
     steps = f"CREATE UNIQUE INDEX uq_entries_step ON entries (hold_id, ({STEP}))"
     indexes = driver.execute("SELECT sql FROM sqlite_master WHERE type = 'index'").fetchall()
-    missing += [_NO_RESERVE] * (not any(reserve in sql for sql in found))
-    return missing + [_TWICE] * ((steps,) not in indexes)
+    missing += [_TWICE] * ((steps,) not in indexes)
+    ours = {words.split()[2] for words in _TRIGGERS.values()}
+    strange = [(table, name) for table, name, _ in rows if table in TABLES and name not in ours]
+    return _not_refused(missing) + [
+        f"{table}: the trigger {name} is none of ours, and may change or drop what is written"
+        for table, name in strange
+    ]
+
+
+def _not_refused(missing: Sequence[str]) -> list[str]:
+    return [f"{what} is not refused: its trigger or index is gone or does something else" for what in missing]
 
 
 def _missing_on_postgresql(driver: Driver) -> list[str]:
@@ -150,4 +166,4 @@ def _missing_on_postgresql(driver: Driver) -> list[str]:
         " WHERE i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 2"
         " AND pg_get_indexdef(i.indexrelid) LIKE '%(hold_id, (%CASE kind%'"
     ).fetchall()
-    return missing + [_TWICE] * (not steps)
+    return _not_refused(missing + [_TWICE] * (not steps))

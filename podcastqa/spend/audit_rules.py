@@ -10,10 +10,13 @@ from typing import Any
 
 from podcastqa.clock import day_number, from_microseconds
 from podcastqa.money import MOST_PICO
+from podcastqa.spend.standing import NEVER
 
 _EPOCH_DAY = day_number(from_microseconds(0).date())
 _DAY_US = 86_400_000_000
 _ENDS = "('settle', 'void', 'expire')"
+#: A counter that was full once stays so.
+_FULL = f"CASE WHEN booked_pico = {NEVER} AND t.gross >= {NEVER} THEN {NEVER} ELSE coalesce(t.booked, 0) END"
 _BOOKED = "CASE WHEN kind IN ('settle', 'correct') THEN amount_pico ELSE 0 END"
 
 #: Run once before the rules: what each entry's hold has gone through, and helpers to say things.
@@ -44,18 +47,26 @@ class Rule:
     broken: str
 
 
+def _gaps(table: str, one: str) -> str:
+    """Where the numbers of a table that only grows stand still, leave one out, or stop short of the last one given."""
+    given = f"(SELECT last_id, dense FROM numbering WHERE name = '{table}')"
+    last = f"(SELECT coalesce(max(id), 0) AS last FROM {table})"
+    return f"""SELECT id, '{one} ' || id AS place, 'the one before it is ' || coalesce(before, 0) ||
+ ': what stood between is gone, or this was not written by the program' AS said
+ FROM (SELECT id, lag(id) OVER (ORDER BY id) AS before FROM {table}), {given}
+ WHERE id <= coalesce(before, 0) OR id <> coalesce(before, 0) + 1 AND dense
+ UNION ALL SELECT last_id, '{one} ' || last_id, 'gone: the last one is now ' || last
+ FROM {given}, {last} WHERE dense AND last_id > last
+ UNION ALL SELECT last, '{one} ' || last, 'its number can be given again: the next one is ' || last_id + 1
+ FROM {given}, {last} WHERE last_id < last"""
+
+
 RULES = (
+    Rule("Entry numbers only grow, and on SQLite without a gap", "entries", _gaps("entries", "entry")),
     Rule(
-        "Entry numbers only grow, and on SQLite without a gap",
-        "entries",
-        """SELECT * FROM (SELECT id, 'entry ' || id AS place, 'the one before it is ' || coalesce(before, 0) ||
- ': what stood between is gone, or this was not written by the program' FROM (SELECT id, lag(id) OVER (ORDER BY id)
- AS before FROM entries) WHERE id <= coalesce(before, 0)
- OR id <> coalesce(before, 0) + 1 AND (SELECT dense FROM numbering)
- UNION ALL SELECT last_id, 'entry ' || last_id, 'gone: the last one is now ' || last
- FROM numbering, (SELECT coalesce(max(id), 0) AS last FROM entries) WHERE dense AND last_id > last
- UNION ALL SELECT last, 'entry ' || last, 'its number can be given again: the next one is ' || last_id + 1
- FROM numbering, (SELECT coalesce(max(id), 0) AS last FROM entries) WHERE last_id < last)""",
+        "So do the numbers of decisions on limits and the stop",
+        "decisions",
+        f"{_gaps('limits', 'limit')} UNION ALL {_gaps('stops', 'stop')}",
     ),
     Rule(
         "Every hold is reserved exactly once",
@@ -154,12 +165,13 @@ RULES = (
         "counters",
         f"""WITH moved AS (SELECT user_id, day, source, {_BOOKED} AS booked,
  CASE WHEN id = reserved AND ended IS NULL THEN amount_pico ELSE 0 END AS held FROM entries),
- sums AS (SELECT user_id, day, source, sum(booked) AS booked, sum(held) AS held, 0 AS billed FROM moved GROUP BY ALL
- UNION ALL SELECT 0, day, source, sum(booked), sum(held), 0 FROM moved GROUP BY ALL
- UNION ALL SELECT user_id, day, source, 0, 0, gross_pico FROM bill_days),
- told AS (SELECT user_id, day, source, sum(booked) AS booked, sum(held) AS held, sum(billed) AS billed
- FROM sums GROUP BY ALL),
- side AS (SELECT user_id, day, source, coalesce(booked_pico, 0) AS booked, coalesce(t.booked, 0) AS booked_told,
+ sums AS (SELECT user_id, day, source, sum(booked) AS booked, sum(held) AS held, 0 AS billed,
+ sum(greatest(booked, 0)) AS gross FROM moved GROUP BY ALL
+ UNION ALL SELECT 0, day, source, sum(booked), sum(held), 0, sum(greatest(booked, 0)) FROM moved GROUP BY ALL
+ UNION ALL SELECT user_id, day, source, 0, 0, gross_pico, 0 FROM bill_days),
+ told AS (SELECT user_id, day, source, sum(booked) AS booked, sum(held) AS held, sum(billed) AS billed,
+ sum(gross) AS gross FROM sums GROUP BY ALL),
+ side AS (SELECT user_id, day, source, coalesce(booked_pico, 0) AS booked, {_FULL} AS booked_told,
  coalesce(held_pico, 0) AS held, coalesce(t.held, 0) AS held_told, coalesce(bill_pico, 0) AS billed,
  coalesce(t.billed, 0) AS billed_told FROM counters c FULL JOIN told t USING (user_id, day, source))
  SELECT row_number() OVER (ORDER BY day, user_id, source),
@@ -173,8 +185,9 @@ RULES = (
         "Counters of services are the sums of their entries",
         "service_counters",
         f"""WITH told AS (SELECT service, day, sum({_BOOKED}) AS booked,
- sum(CASE WHEN id = reserved AND ended IS NULL THEN amount_pico ELSE 0 END) AS held FROM entries GROUP BY service, day),
- side AS (SELECT service, day, coalesce(booked_pico, 0) AS booked, coalesce(t.booked, 0) AS booked_told,
+ sum(CASE WHEN id = reserved AND ended IS NULL THEN amount_pico ELSE 0 END) AS held,
+ sum(greatest({_BOOKED}, 0)) AS gross FROM entries GROUP BY service, day),
+ side AS (SELECT service, day, coalesce(booked_pico, 0) AS booked, {_FULL} AS booked_told,
  coalesce(held_pico, 0) AS held, coalesce(t.held, 0) AS held_told
  FROM service_counters c FULL JOIN told t USING (service, day))
  SELECT row_number() OVER (ORDER BY day, service), 'the counter of service ' || service || ' on ' || date_of(day),
@@ -185,7 +198,7 @@ RULES = (
     Rule(
         "Users and unattributed sum to the total of each source and day",
         "counters",
-        """WITH sums AS (SELECT day, source, sum(booked_pico) FILTER (WHERE user_id = 0) AS booked,
+        f"""WITH sums AS (SELECT day, source, sum(booked_pico) FILTER (WHERE user_id = 0) AS booked,
  sum(booked_pico) FILTER (WHERE user_id <> 0) AS booked_users, sum(held_pico) FILTER (WHERE user_id = 0) AS held,
  sum(held_pico) FILTER (WHERE user_id <> 0) AS held_users FROM counters GROUP BY day, source),
  side AS (SELECT day, source, coalesce(booked, 0) AS booked, coalesce(booked_users, 0) AS booked_users,
@@ -193,7 +206,7 @@ RULES = (
  SELECT row_number() OVER (ORDER BY day, source), source || ' on ' || date_of(day),
  CASE WHEN booked <> booked_users THEN 'booked ' || usd(booked) || ', its users together ' || usd(booked_users)
  ELSE 'held ' || usd(held) || ', its users together ' || usd(held_users) END
- FROM side WHERE (booked, held) <> (booked_users, held_users)""",
+ FROM side WHERE booked <> booked_users AND booked <> {NEVER} OR held <> held_users""",
     ),
     Rule(
         "Decisions on limits and the stop say who and why",

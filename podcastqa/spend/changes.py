@@ -14,7 +14,7 @@ from typing import Any
 
 from podcastqa.database import Driver
 from podcastqa.spend.entries import EntryKind, Hold
-from podcastqa.spend.standing import CounterKey
+from podcastqa.spend.standing import NEVER, CounterKey
 
 _ENTRIES = """entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price,
  reason)"""
@@ -25,8 +25,9 @@ _AS_COUNTED = """ON CONFLICT (user_id, day, source)
 #: Rows a statement: powers of two up to here, so that the database prepares a handful of statements once.
 _LENGTHS = (1, 2, 4, 8, 16, 32, 64)
 _MOST_ROWS = _LENGTHS[-1]
-#: What 64 bits hold: a counter that would be more stays there, far above any limit, and every reserve is refused.
-_MOST = 2**63 - 1
+#: What 64 bits hold: a counter that would be more stays there for good, far above any limit, and every reserve is
+#: refused; a correction cannot say how far past that it was.
+_MOST = NEVER
 _NAMES = {kind: kind.value for kind in EntryKind}
 _COUNTERS = "counters", ("user_id", "day", "source")
 _SERVICES = "service_counters", ("service", "day")
@@ -118,7 +119,7 @@ def _add(sums: dict[Any, list[int]], key: Any, booked: int, held: int) -> None:
     if found is None:
         sums[key] = [booked, held]
     else:
-        found[0] += booked
+        found[0] = min(found[0] + booked, _MOST)
         found[1] += held
 
 
@@ -135,7 +136,10 @@ def _insert(driver: Driver, into: str, values: Sequence[Any], then: str = "") ->
 def _sum(one: str, other: str) -> str:
     """The two added up, and no more than what 64 bits hold."""
     both = f"{one} + {other}"
-    return f"CASE WHEN {other} <= 0 THEN {both} WHEN {one} > {_MOST} - {other} THEN {_MOST} ELSE {both} END"
+    return (
+        f"CASE WHEN {one} = {_MOST} THEN {_MOST} WHEN {other} <= 0 THEN {both}"
+        f" WHEN {one} > {_MOST} - {other} THEN {_MOST} ELSE {both} END"
+    )
 
 
 def _each(driver: Driver, change: str, keys: Sequence[str]) -> None:

@@ -109,7 +109,8 @@ def _more(row: list[int], booked: int, held: int, billed: int) -> int:
     """Count it in the row; returns by how much the larger of booked and billed grew."""
     was, promised, bill = row
     before = was if was > bill else bill
-    was += booked
+    if was < NEVER:  # one that is full stays full: the database has forgotten how far past that it is
+        was += booked
     bill += billed
     row[:] = was, promised + held, bill
     return (was if was > bill else bill) - before
