@@ -112,10 +112,17 @@ class Parser(argparse.ArgumentParser):
         raise Misuse(f"{self.prog}: {message}.", next_step=f"`{self.prog} --help` shows how it is called.")
 
     def read(self, words: Sequence[str]) -> Given:
-        """The words as values; an unknown one is answered with the nearest that exists."""
+        """The words as values; an unknown one is answered with the nearest that exists.
+
+        What is no UTF-8 is replaced, not refused: whoever pulls the emergency stop may type in any encoding.
+        """
         given, extra = self.parse_known_args(words)
         if extra:
             raise unknown(extra[0], self._option_string_actions, self.prog, "does not take")
+        for action in self._actions:
+            value = getattr(given, action.dest, None)
+            if type(value) is str and action.type not in (existing, existing_file):  # a file's name is what it is
+                setattr(given, action.dest, value.encode(errors="surrogateescape").decode(errors="replace"))
         return given
 
 

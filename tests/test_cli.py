@@ -261,6 +261,21 @@ def test_control_c_is_a_sentence_and_status_130(shell: Shell) -> None:
     assert len(said.splitlines()) == 1
 
 
+def test_whoever_types_in_another_encoding_pulls_the_stop_all_the_same(shell: Shell) -> None:
+    too_late = b"zu sp\xe4t"  # Latin-1
+    done = subprocess.run(
+        [*shell.call("budget", "stop", "--reason"), too_late],
+        cwd=shell.folder,
+        env=shell.environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "zu sp\ufffdt" in shell("status").stdout
+
+
 def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fall(shell: Shell) -> None:
     done = shell("--help", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (done.returncode, done.stderr) == (0, "")

@@ -224,6 +224,17 @@ def test_the_ledger_as_a_focus_file_has_the_ledgers_total(shell: Shell) -> None:
     assert Usd(str(total)) == cost["aws-cost-explorer"] + cost["local-compute"] > cost["aws-cost-explorer"] == Usd("1")
 
 
+def test_what_we_wrote_ourselves_is_not_imported_as_a_bill_for_it_would_count_twice(shell: Shell) -> None:
+    assert shell(code=BOOK).returncode == shell(code=WORK).returncode == 0
+    before = printed(shell, "spend", "--json")
+    printed(shell, "spend", "--focus", "out.parquet")
+    for ours in ("out.parquet", "home/local-meter.focus.csv"):
+        done = shell("bills", "import", ours)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "was written by podcastqa itself" in done.stderr
+    assert json.loads(printed(shell, "spend", "--json"))["rows"] == json.loads(before)["rows"]
+
+
 @pytest.mark.parametrize("out", ["", ".", "no/such/folder/out.parquet"])
 def test_a_focus_file_that_cannot_be_written_is_refused_in_a_sentence(shell: Shell, out: str) -> None:
     done = shell("spend", "--focus", out)

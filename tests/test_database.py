@@ -22,6 +22,7 @@ from podcastqa.errors import CrossUserRefused, LedgerUnavailable, ScopeMissing
 from podcastqa.file_lock import FileLock
 from podcastqa.money import Usd
 from podcastqa.spend.tables import APPEND_ONLY, bill_days, entries, stops
+from podcastqa.treasury import Treasury
 from podcastqa.users import User, users_table
 from podcastqa.wiring import Parts, build
 from podcastqa.workbook.constraints import declared_differences
@@ -510,11 +511,16 @@ def test_what_is_no_database_is_not_opened(home: Path, make: Callable[[Path], No
 
 
 @pytest.mark.only_sqlite
-def test_a_ledger_without_one_of_its_tables_asks_for_a_copy_and_not_for_room_on_the_disk(parts: Parts) -> None:
+@pytest.mark.parametrize(
+    ("table", "ask"), [("counters", lambda asked: asked.status()), ("stops", lambda asked: asked.decisions())]
+)
+def test_a_ledger_without_one_of_its_tables_asks_for_a_copy_and_not_for_room_on_the_disk(
+    parts: Parts, table: str, ask: Callable[[Treasury], object]
+) -> None:
     with parts.database.hot() as driver:
-        driver.execute("DROP TABLE counters")
-    with pytest.raises(LedgerUnavailable, match=r"no such table: counters.*put a copy of it back"):
-        parts.treasury.status()
+        driver.execute(f"DROP TABLE {table}")
+    with pytest.raises(LedgerUnavailable, match=rf"no such table: {table}.*put a copy of it back"):
+        ask(parts.treasury)
 
 
 def test_a_home_that_is_a_file_is_not_opened(tmp_path: Path, clock: SetClock) -> None:

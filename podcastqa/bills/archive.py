@@ -32,6 +32,8 @@ from podcastqa.errors import BillError
 from podcastqa.money import Usd
 
 _DAY = timedelta(days=1)
+#: The sources that our own files name: the ledger handed out, and this machine's meter.
+_OUR_OWN = ("podcastqa", "podcastqa-local-meter")
 _USE = f"category NOT IN ({', '.join(repr(category) for category in NOT_USE)})"
 _SUMS = (
     f"count(*), sum(CASE WHEN {_USE} THEN amount_pico ELSE 0 END), sum(amount_pico), sum(effective_pico),"
@@ -134,7 +136,13 @@ class BillArchive:
     def _read(self, file: Path, name: str) -> BillFile:
         header = files.header(file)
         if layout_of(header):
-            return read_export(file, name, self._user_tag)
+            read = read_export(file, name, self._user_tag)
+            if any(line.source in _OUR_OWN for line in read.lines):
+                raise NoBill(
+                    f"{name} was written by podcastqa itself: the ledger has what it says, and would count it twice.",
+                    next_step="Import what a provider exports.",
+                )
+            return read
         if is_console_csv(header):
             return read_console_file(file, name, self._account)
         raise NoBill(

@@ -30,8 +30,8 @@ def _users_delete(given: Given, settings: Settings) -> int:
     user = users.get(given.name)
     if not given.yes:
         raise Misuse(
-            f"Deleting {user.name} forgets the name, the address, the limits and all podcasts brought in; what "
-            "was spent stays, without a name.",
+            f"Deleting {user.name} forgets the name, the address and all podcasts brought in; what was spent, and who "
+            "decided on limits and why, stays under a number.",
             next_step=f"Really: podcastqa users delete {user.name} --yes",
         )
     users.delete(user.name)
@@ -51,8 +51,8 @@ COMMANDS = {
         (_NAME, takes("--email", default="", metavar="ADDRESS", help="where alerts about this user go")),
     ),
     "users delete": Command(
-        "Forget a user: name, address, limits, every podcast and listen brought in, reports on them. What was spent\n"
-        "stays in the books, without a name.",
+        "Forget a user: name, address, every podcast and listen brought in, reports on them. What was spent, and who\n"
+        "decided on limits and why, stays in the books under a number.",
         _users_delete,
         (_NAME, takes("--yes", action="store_true", help="really")),
     ),

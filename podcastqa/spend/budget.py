@@ -217,7 +217,7 @@ class Budget(Room):
         hold, end = books.get(hold_id), books.end(hold_id)
         if end is not None and end[0] is not EntryKind.VOID:
             raise HoldResolved(f"The hold {hold_id} has already ended: {end[0]}.")
-        if end is None and books.is_started(hold_id) and not reason:
+        if end is None and books.is_started(hold_id) and not reason.strip():
             raise Misuse(
                 "A started operation may have been charged.",
                 next_step="Say why it was not, or settle it.",

@@ -120,7 +120,8 @@ class Decisions:
     def limit_history(self, now: datetime | None = None) -> tuple[LimitWord, ...]:
         """Every decision on limits, in the order they were said, and what has become of it."""
         now_us = microseconds(now or self._clock.now())
-        rows = self._database.driver().execute(_WORDS).fetchall()
+        with self._database.snapshot() as driver:
+            rows = driver.execute(_WORDS).fetchall()
         states = {row[6]: WordState.LATER for row in to_come(rows, now_us)}
         states |= {row[6]: WordState.IN_FORCE for row in in_force(rows, now_us).rows.values()}
         return tuple(
@@ -178,8 +179,9 @@ class Decisions:
 
     def stop_history(self) -> tuple[Stop, ...]:
         """Every word on the emergency stop, in the order they were said."""
-        rows = self._database.driver().execute("SELECT stopped, at_us, said_by, reason FROM stops ORDER BY id")
-        return tuple(Stop(bool(row[0]), *row[1:]) for row in rows.fetchall())
+        with self._database.snapshot() as driver:
+            rows = driver.execute("SELECT stopped, at_us, said_by, reason FROM stops ORDER BY id").fetchall()
+        return tuple(Stop(bool(row[0]), *row[1:]) for row in rows)
 
     def _say_stop(self, stopped: bool, by: str, reason: str) -> int:
         who, why = _said(by, "who"), _said(reason, "why")

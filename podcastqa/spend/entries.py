@@ -50,8 +50,7 @@ class Operation:
         if self.user_id < 1:  # 0 is the whole system: it has limits, and spends nothing by itself
             raise Misuse("An operation needs a user who pays.")
         for name in ("service", "operation", "source"):
-            if not 0 < len(getattr(self, name)) <= MOST_LETTERS:
-                raise Misuse(f"An operation needs a {name} of 1 to {MOST_LETTERS} characters.")
+            checked_name(name, getattr(self, name))
 
 
 class Hold(NamedTuple):
@@ -76,6 +75,16 @@ class Entry:
     day: int
     at: datetime
     reason: str
+
+
+def checked_name(what: str, name: str) -> str:
+    """The name of a service, an operation or a source, if it is one: a text that can be written down."""
+    try:
+        if len(name.encode()) > 0 and len(name) <= MOST_LETTERS:
+            return name
+    except (AttributeError, UnicodeEncodeError):  # no text, or half of a character
+        pass
+    raise Misuse(f"An operation needs a {what} of 1 to {MOST_LETTERS} characters.")
 
 
 def checked_estimate(estimate: Usd) -> Usd:

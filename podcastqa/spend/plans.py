@@ -11,7 +11,7 @@ from datetime import date
 from podcastqa.clock import Clock
 from podcastqa.errors import Misuse, UnknownPrice
 from podcastqa.money import Usd
-from podcastqa.spend.entries import Operation
+from podcastqa.spend.entries import Operation, checked_name
 from podcastqa.spend.meter import SOURCE
 from podcastqa.spend.prices import PriceList
 from podcastqa.users import Users
@@ -53,7 +53,8 @@ class Plans:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
             payer = self._users.meant(user, self._me)
-            priced = self._priced(self._redact(service), self._redact(operation), today, own_estimate=own_estimate)
+            what = self._redact(checked_name("service", service)), self._redact(checked_name("operation", operation))
+            priced = self._priced(*what, today, own_estimate=own_estimate)
             found = self._known[key] = Operation(payer.id, *priced)
         return found
 
