@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -261,6 +262,19 @@ def test_a_window_past_what_64_bits_hold_refuses_everything_and_loses_nothing(
     assert [proof.said for proof in proofs if proof.holds is False] == []
     clock.forward(days=40)  # and a new month begins in order
     parts.budget.reserve(operation(ada.id), Usd("0.01"))
+
+
+def test_settles_of_one_commit_that_pass_64_bits_only_together_are_all_booked(parts: Parts, ada: User) -> None:
+    budget, most = parts.budget, Usd.from_pico(MOST_PICO)
+    holds = [budget.reserve(operation(ada.id), Usd("0.01")) for _ in range(3)]
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(budget.writer.ask(budget.settling(hold.hold_id, most)) for hold in holds))
+
+    asyncio.run(all_at_once())
+    booked = [entry.amount for entry in parts.ledger.entries() if entry.kind is EntryKind.SETTLE]
+    assert booked == [most] * 3  # 12 × 10**18 is more than 2**63
+    assert [proof.said for proof in parts.auditor.run().proofs if proof.holds is False] == []
 
 
 @pytest.mark.parametrize("check", [checked_estimate, checked_amount])

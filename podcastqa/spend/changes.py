@@ -119,7 +119,7 @@ def _add(sums: dict[Any, list[int]], key: Any, booked: int, held: int) -> None:
     if found is None:
         sums[key] = [booked, held]
     else:
-        found[0] = min(found[0] + booked, _MOST)
+        found[0] += booked
         found[1] += held
 
 
@@ -167,11 +167,14 @@ def _add_up(driver: Driver, table: str, key: tuple[str, ...], sums: dict[Any, li
     if not sums:
         return
     into, then, change = _adding(table, key)
-    more = [value for at, added in sums.items() if added[1] >= 0 for value in (*at, *added)]
-    _insert(driver, into, more, then)
-    for at, added in sums.items():
-        if added[1] < 0:
-            driver.execute(change, (*added[:1] * 4, added[1], *at))
+    held_more: list[Any] = []
+    for at, (booked, held) in sums.items():
+        added = min(booked, _MOST)
+        if held >= 0:
+            held_more += *at, added, held
+        else:
+            driver.execute(change, (*[added] * 4, held, *at))
+    _insert(driver, into, held_more, then)
 
 
 @lru_cache
