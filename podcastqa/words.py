@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from podcastqa.errors import BadEstimate, Misuse
+from podcastqa.errors import Misuse
+from podcastqa.values import text
 
 if TYPE_CHECKING:
-    from datetime import date, datetime
-
-    from podcastqa.clock import WindowKind
-    from podcastqa.money import Usd
     from podcastqa.settings import Settings
 
 PAGE = """\
@@ -99,6 +96,7 @@ class Command:
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        parser.register("type", None, text)  # what every word is of which nothing else is said
         for flags, how in self.takes:
             parser.add_argument(*flags, **how)
         return parser
@@ -112,17 +110,10 @@ class Parser(argparse.ArgumentParser):
         raise Misuse(f"{self.prog}: {message}.", next_step=f"`{self.prog} --help` shows how it is called.")
 
     def read(self, words: Sequence[str]) -> Given:
-        """The words as values; an unknown one is answered with the nearest that exists.
-
-        What is no UTF-8 is replaced, not refused: whoever pulls the emergency stop may type in any encoding.
-        """
+        """The words as values; an unknown one is answered with the nearest that exists."""
         given, extra = self.parse_known_args(words)
         if extra:
             raise unknown(extra[0], self._option_string_actions, self.prog, "does not take")
-        for action in self._actions:
-            value = getattr(given, action.dest, None)
-            if type(value) is str and action.type not in (existing, existing_file):  # a file's name is what it is
-                setattr(given, action.dest, value.encode(errors="surrogateescape").decode(errors="replace"))
         return given
 
 
@@ -160,143 +151,6 @@ def help_page(words: Sequence[str], commands: Mapping[str, Command]) -> str:
         return commands[exact].parser(exact).format_help()
     actions = [known for known in commands if exact and known.startswith(f"{exact} ")]
     return "\n".join(commands[action].parser(action).format_help() for action in actions) or PAGE
-
-
-def one_of(*words: str) -> Callable[[str], str]:
-    """One of these words."""
-
-    def word(text: str) -> str:
-        if text not in words:
-            near = get_close_matches(text, words, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(words)}{hint}")
-        return text
-
-    return word
-
-
-def days(text: str) -> int:
-    """A number of days."""
-    if not (text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= 3660):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days from 1 to 3660")
-    return int(text)
-
-
-def seconds(text: str) -> int:
-    """A pause between two looks."""
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and 10 <= int(text) <= 600):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 10 to 600")
-    return int(text)
-
-
-def minutes(text: str) -> int:
-    """How long something goes on."""
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 10_080):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes from 1 to 10080")
-    return int(text)
-
-
-def amount(text: str) -> Usd:
-    """An amount of US dollars."""
-    from podcastqa.money import ZERO, Usd
-
-    try:
-        found = Usd(text)
-    except BadEstimate as error:
-        raise argparse.ArgumentTypeError(f"{error.message.rstrip('.')}; write it like 5.00") from None
-    if found < ZERO:
-        raise argparse.ArgumentTypeError(f"{text!r} is below zero; write it like 5.00")
-    return found
-
-
-def difference(text: str) -> Usd:
-    """An amount of US dollars that may be below zero."""
-    from podcastqa.money import Usd
-
-    try:
-        return Usd(text)
-    except BadEstimate as error:
-        raise argparse.ArgumentTypeError(f"{error.message.rstrip('.')}; write it like 0.02 or -0.02") from None
-
-
-def window(text: str) -> WindowKind:
-    """A day, a week or a month."""
-    from podcastqa.clock import WindowKind
-
-    return WindowKind(one_of(*WindowKind)(text))
-
-
-def month(text: str) -> date:
-    """The first day of a month written like 2026-10."""
-    from datetime import date
-
-    year, _, number = text.partition("-")
-    digits = text.isascii() and year.isdigit() and number.isdigit()
-    if not (digits and (len(year), len(number)) == (4, 2) and year[0] == "2" and 1 <= int(number) <= 12):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a month; write it like 2026-10")
-    return date(int(year), int(number), 1)
-
-
-def moment(text: str) -> datetime:
-    """The first instant (UTC) of a day written like 2026-10-31, or of a minute like 2026-10-31T18:30."""
-    from datetime import UTC, datetime
-
-    for written in ("%Y-%m-%d", "%Y-%m-%dT%H:%M"):
-        try:
-            found = datetime.strptime(text, written).replace(tzinfo=UTC)
-        except ValueError:
-            continue
-        if text.isascii() and len(text) == len(found.strftime(written)):
-            return found
-    raise argparse.ArgumentTypeError(f"{text!r} is no day or minute; write it like 2026-10-31 or 2026-10-31T18:30")
-
-
-def service(text: str) -> str:
-    """A service's name, as operations say it."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("a service has a name")
-    return text
-
-
-def existing(text: str) -> str:
-    """A file, a folder, or a glob that finds something."""
-    import os
-    from glob import iglob
-
-    path = os.path.expanduser(text)  # a quoted ~ comes as it was typed
-    if not os.path.exists(path) and next(iglob(path, recursive=True), None) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} finds no file and no folder")
-    return path
-
-
-def existing_file(text: str) -> str:
-    """A file."""
-    import os
-
-    path = os.path.expanduser(text)
-    if not os.path.isfile(path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a file")
-    return path
-
-
-def named_values(pairs: Iterable[Sequence[str]]) -> dict[str, str]:
-    """The parameters of `-p NAME VALUE`, each given once."""
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name in found:
-            raise Misuse(f"The parameter {name} is given twice.")
-        found[name] = value
-    return found
-
-
-def decider(said: str | None) -> str:
-    """Who says so: the name given (an empty one is refused where it is recorded), else the operating system's name."""
-    import getpass
-
-    try:
-        return getpass.getuser() if said is None else said
-    except (KeyError, OSError):  # a container's user without a name
-        raise Misuse("This machine has no name for you.", next_step="Say who decides: --by NAME") from None
 
 
 def takes(*flags: str, **how: Any) -> Argument:

@@ -262,16 +262,7 @@ def test_control_c_is_a_sentence_and_status_130(shell: Shell) -> None:
 
 
 def test_whoever_types_in_another_encoding_pulls_the_stop_all_the_same(shell: Shell) -> None:
-    too_late = b"zu sp\xe4t"  # Latin-1
-    done = subprocess.run(
-        [*shell.call("budget", "stop", "--reason"), too_late],
-        cwd=shell.folder,
-        env=shell.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = shell("budget", "stop", "--reason", os.fsdecode(b"zu sp\xe4t"))  # Latin-1
     assert (done.returncode, done.stderr) == (0, "")
     assert "zu sp\ufffdt" in shell("status").stdout
 

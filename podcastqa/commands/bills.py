@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from podcastqa.commands.printing import JSON, out, parts_of, print_json, say, show
 from podcastqa.errors import Misuse
-from podcastqa.words import Command, Given, existing, existing_file, month, takes
+from podcastqa.values import existing, existing_file, month
+from podcastqa.words import Command, Given, takes
 
 if TYPE_CHECKING:
     from podcastqa.settings import Settings

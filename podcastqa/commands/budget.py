@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from podcastqa.commands.printing import JSON, out, parts_of, show
 from podcastqa.errors import Misuse
-from podcastqa.words import Command, Given, amount, decider, moment, service, takes, window
+from podcastqa.values import amount, decider, moment, service, window
+from podcastqa.words import Command, Given, takes
 
 if TYPE_CHECKING:
     from podcastqa.settings import Settings

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from podcastqa.commands.printing import JSON, parts_of, show
 from podcastqa.errors import Misuse
-from podcastqa.words import Command, Given, days, one_of, takes
+from podcastqa.values import days, one_of
+from podcastqa.words import Command, Given, takes
 
 if TYPE_CHECKING:
     from podcastqa.settings import Settings

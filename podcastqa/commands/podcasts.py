@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from podcastqa.commands.printing import JSON, out, parts_of, say, show
-from podcastqa.words import Command, Given, existing_file, minutes, one_of, seconds, takes
+from podcastqa.values import existing_file, minutes, one_of, seconds
+from podcastqa.words import Command, Given, takes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

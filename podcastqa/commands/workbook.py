@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from podcastqa.commands.printing import JSON, out, say, show
 from podcastqa.errors import Misuse, ReportError
-from podcastqa.words import Command, Given, named_values, takes
+from podcastqa.values import named_values
+from podcastqa.words import Command, Given, takes
 
 if TYPE_CHECKING:
     from podcastqa.settings import Settings
