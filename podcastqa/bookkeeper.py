@@ -17,6 +17,7 @@ from podcastqa.bills.imported import ImportedBill
 from podcastqa.clock import WindowKind, day_number, window
 from podcastqa.errors import BillError, Misuse
 from podcastqa.spend import views
+from podcastqa.spend.meter import ISSUER as METER_ISSUER
 from podcastqa.spend.projection import HISTORY_DAYS, NoProjection, Projection, every_day, project
 
 if TYPE_CHECKING:
@@ -43,7 +44,10 @@ class Bookkeeper:
 
     def import_bills(self, path: str) -> ImportResult:
         """Keep the bills in a file, a folder or what a glob finds, and let the guard know; raises BillError."""
-        result = self.archive.add(path)
+        from podcastqa.bills.focus import source_of
+        from podcastqa.bills.focus_out import ISSUER
+
+        result = self.archive.add(path, own={source_of(issuer, "", "") for issuer in (ISSUER, METER_ISSUER)})
         self.treasury.refresh_bills()
         return result
 

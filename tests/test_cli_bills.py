@@ -19,10 +19,15 @@ from hypothesis import strategies as st
 
 from podcastqa.cli import main
 from podcastqa.money import Usd
-from podcastqa.words import month
+from podcastqa.values import month
 from tests.shell import Shell
 
 #: Books a dollar against AWS's bill, as a paid call of the program does, in a process that ran five days ago.
+EXPLORE = """
+from podcastqa.wiring import parts
+from podcastqa.workbook.bill_books import read_file
+print(*(bill.source for bill in read_file(parts(), "out.parquet").bills))
+"""
 BOOK = """
 from datetime import UTC, datetime, timedelta
 from podcastqa.money import Usd
@@ -233,6 +238,8 @@ def test_what_we_wrote_ourselves_is_not_imported_as_a_bill_for_it_would_count_tw
         assert (done.returncode, done.stdout) == (1, "")
         assert "was written by podcastqa itself" in done.stderr
     assert json.loads(printed(shell, "spend", "--json"))["rows"] == json.loads(before)["rows"]
+    explored = shell(code=EXPLORE)  # in books of its own it is looked at like any other file
+    assert (explored.returncode, explored.stdout) == (0, "podcastqa\n")
 
 
 @pytest.mark.parametrize("out", ["", ".", "no/such/folder/out.parquet"])

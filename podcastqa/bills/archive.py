@@ -7,7 +7,7 @@ pico-dollars. How an import becomes the newest one: `importing`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
@@ -32,8 +32,6 @@ from podcastqa.errors import BillError
 from podcastqa.money import Usd
 
 _DAY = timedelta(days=1)
-#: The sources that our own files name: the ledger handed out, and this machine's meter.
-_OUR_OWN = ("podcastqa", "podcastqa-local-meter")
 _USE = f"category NOT IN ({', '.join(repr(category) for category in NOT_USE)})"
 _SUMS = (
     f"count(*), sum(CASE WHEN {_USE} THEN amount_pico ELSE 0 END), sum(amount_pico), sum(effective_pico),"
@@ -49,8 +47,11 @@ class BillArchive:
     def __init__(self, database: Database, clock: Clock, user_tag: str, account: str) -> None:
         self._database, self._clock, self._user_tag, self._account = database, clock, user_tag, account
 
-    def add(self, path: str) -> ImportResult:
-        """Import a file, all bills below a folder, or what a glob finds; raises BillError, and then keeps nothing."""
+    def add(self, path: str, *, own: Collection[str] = ()) -> ImportResult:
+        """Import a file, all bills below a folder, or what a glob finds; raises BillError, and then keeps nothing.
+
+        `own`: sources whose files are no bills here, for the ledger has what they say.
+        """
         found = files.find(path)
         digests = {file: files.sha256(file) for file in found}
         with self._database.read(SYSTEM) as connection:
@@ -58,7 +59,7 @@ class BillArchive:
         if known.keys() >= set(digests.values()):
             again = (ImportedFile(name, "", digests[file], 0, 0, known[digests[file]]) for file, name in found.items())
             return ImportResult(path, False, tuple(again), (), (), (), ())
-        read, left_out = self._read_all(found, digests)
+        read, left_out = self._read_all(found, digests, own)
         with self._database.write(SYSTEM) as connection:
             return Import(connection, path, self._clock.now()).keep(read, left_out)
 
@@ -115,7 +116,7 @@ class BillArchive:
         return None if last_day is None else datetime.combine(last_day, time(), UTC)
 
     def _read_all(
-        self, found: Mapping[Path, str], digests: Mapping[Path, str]
+        self, found: Mapping[Path, str], digests: Mapping[Path, str], own: Collection[str]
     ) -> tuple[list[BillFile], list[ImportedFile]]:
         """What is no bill at all is left out, beside others; what cannot be read ends the import."""
         read: dict[str, BillFile] = {}
@@ -124,7 +125,7 @@ class BillArchive:
             try:
                 if digests[file] in read:
                     raise NoBill(f"It is the same as {read[digests[file]].name}.")
-                read[digests[file]] = self._read(file, name)
+                read[digests[file]] = _no_own(self._read(file, name), own)
             except NoBill as problem:
                 if len(found) == 1:
                     raise
@@ -136,13 +137,7 @@ class BillArchive:
     def _read(self, file: Path, name: str) -> BillFile:
         header = files.header(file)
         if layout_of(header):
-            read = read_export(file, name, self._user_tag)
-            if any(line.source in _OUR_OWN for line in read.lines):
-                raise NoBill(
-                    f"{name} was written by podcastqa itself: the ledger has what it says, and would count it twice.",
-                    next_step="Import what a provider exports.",
-                )
-            return read
+            return read_export(file, name, self._user_tag)
         if is_console_csv(header):
             return read_console_file(file, name, self._account)
         raise NoBill(
@@ -177,6 +172,15 @@ class BillArchive:
 
 def _bad_rows(text: str) -> tuple[BadRow, ...]:
     return tuple(BadRow(place, reason) for place, reason in json.loads(text))
+
+
+def _no_own(file: BillFile, own: Collection[str]) -> BillFile:
+    if any(line.source in own for line in file.lines):
+        raise NoBill(
+            f"{file.name} was written by podcastqa itself: the ledger has what it says, and would count it twice.",
+            next_step="Import what a provider exports.",
+        )
+    return file
 
 
 def _added(source: str, rows: list[tuple[int, ...]]) -> SourceTotal:

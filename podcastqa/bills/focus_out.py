@@ -33,6 +33,8 @@ from podcastqa.spend.ledger import Ledger
 from podcastqa.spend.meter import USER_TAG
 
 SUFFIX = ".parquet"
+#: Who issues it, unless somebody else is said to.
+ISSUER = "podcastqa"
 #: FOCUS's own words for what a service is: category and subcategory; what is not listed is Other.
 SERVICES = {
     "local-compute": ("Compute", "Other (Compute)"),
@@ -76,7 +78,7 @@ class FocusFile(Tabular):
 
 
 def write_focus(
-    ledger: Ledger, users: Mapping[int, str] | None, path: Path, clock: Clock, *, issuer: str = "podcastqa"
+    ledger: Ledger, users: Mapping[int, str] | None, path: Path, clock: Clock, *, issuer: str = ISSUER
 ) -> FocusFile:
     """Write what the ledger has booked to the Parquet file `path`, whole or not at all; what stood there is replaced.
 

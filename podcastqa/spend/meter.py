@@ -32,6 +32,8 @@ from podcastqa.spend.prices import Price
 
 #: The billing source that these rows are the bill of.
 SOURCE = "local-meter"
+#: Who issues its bill.
+ISSUER = "podcastqa local meter"
 USER_TAG = "podcastqa:user"
 RUN_TAG = "podcastqa:run"
 _NANOSECONDS_PER_HOUR = 3_600 * 10**9
@@ -165,7 +167,7 @@ class Meter:
         tags |= {RUN_TAG: self.run_id} if self.run_id else {}
         return {
             **dict.fromkeys(("BilledCost", "ContractedCost", "EffectiveCost", "ListCost"), cost),
-            **dict.fromkeys(("InvoiceIssuerName", "ProviderName", "PublisherName"), "podcastqa local meter"),
+            **dict.fromkeys(("InvoiceIssuerName", "ProviderName", "PublisherName"), ISSUER),
             "BillingAccountId": "this-machine",
             "BillingAccountName": "This machine",
             "BillingCurrency": "USD",
