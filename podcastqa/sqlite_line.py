@@ -12,8 +12,8 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 from podcastqa.errors import LedgerUnavailable
 from podcastqa.file_lock import FileLock
 
-#: A commit that takes less is not worth a change of threads; what is usual is an average over about so many.
-_QUICK_SECONDS, _OF_LATE = 0.001, 16
+#: What a commit usually takes is an average over about so many.
+_OF_LATE = 16
 _NOT_KNOWN_SECONDS = 0.01
 #: What SQLite says of a file that it can read, and that is not what it was.
 _DAMAGED = ("no such table", "no such column", "malformed", "not a database")
@@ -52,6 +52,11 @@ class Reachable:
 class SqliteLine:
     """The file lock is the queue; what SQLite calls data_version says whether another connection has written."""
 
+    driver: sqlite3.Connection
+    """What the transaction's statements run on; there is none before the first begins."""
+    quick_seconds: float = 0.001
+    """A commit that takes less is not worth a change of threads."""
+
     def __init__(
         self,
         path: Path,
@@ -61,17 +66,9 @@ class SqliteLine:
     ) -> None:
         """`here` says which process and file this is, `connected` makes a connection to it."""
         self._here, self._connected, self._lock, self._reachable = here, connected, lock, Reachable(path)
-        self._driver: sqlite3.Connection | None = None
         self._file: tuple[int, ...] = ()
         self._version, self._has_turn = -1, False
         self._usual_seconds = _NOT_KNOWN_SECONDS  # of a commit; slow until it is seen to be quick
-
-    @property
-    def driver(self) -> sqlite3.Connection:
-        """What the transaction's statements run on."""
-        if self._driver is None:
-            raise RuntimeError("a line has no connection before it begins")
-        return self._driver
 
     def reachable(self) -> Reachable:
         """Turns what SQLite says when the file cannot be used into LedgerUnavailable."""
@@ -79,7 +76,7 @@ class SqliteLine:
 
     def begins_at_once(self) -> bool:
         """Take the turn for `begin`, unless the disk has been slow of late or another writer has it."""
-        if self._usual_seconds < _QUICK_SECONDS:
+        if self._usual_seconds < self.quick_seconds:
             self._has_turn = self._lock.take_if_free()
             if not self._has_turn:  # who shares the file waits again, soon
                 self._usual_seconds = _NOT_KNOWN_SECONDS
@@ -134,6 +131,6 @@ class SqliteLine:
 
     def _current(self) -> sqlite3.Connection:
         file = self._here()
-        if self._driver is None or file != self._file:
-            self._driver, self._file, self._version = self._connected(), file, -1
-        return self._driver
+        if file != self._file:
+            self.driver, self._file, self._version = self._connected(), file, -1
+        return self.driver

@@ -20,13 +20,13 @@ from typing import Any, ClassVar
 import pytest
 
 import podcastqa
-from podcastqa import sqlite_line
 from podcastqa.bills.desk import BillDesk
 from podcastqa.clock import WindowKind
 from podcastqa.cost_tracker import CostTracker, get_cost_tracker
 from podcastqa.errors import BadEstimate, CrossUserRefused, EmergencyStopped, OverLimit, UnknownPrice, UnknownUser
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend.entries import EntryKind
+from podcastqa.sqlite_line import SqliteLine
 from podcastqa.treasury import LOCAL
 from podcastqa.wiring import Parts
 
@@ -166,9 +166,11 @@ def test_many_calls_at_once_never_pass_the_limit(tracker: CostTracker) -> None:
 @pytest.mark.parametrize("turns", range(7))
 @pytest.mark.parametrize("at_once", [False, True], ids=["led by a thread", "led at once"])
 def test_a_task_that_is_cancelled_leaves_nothing_held_and_what_ran_is_settled(
-    tracker: CostTracker, monkeypatch: pytest.MonkeyPatch, turns: int, at_once: bool
+    tracker: CostTracker, turns: int, at_once: bool
 ) -> None:
-    monkeypatch.setattr(sqlite_line, "_QUICK_SECONDS", 60.0 if at_once else 0.0)
+    line = tracker.treasury.budget.writer.line
+    assert isinstance(line, SqliteLine)
+    line.quick_seconds = 60.0 if at_once else 0.0
     ran = []
 
     async def block() -> None:

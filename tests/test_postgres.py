@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -22,8 +24,10 @@ from podcastqa.podcasts.found import Saved
 from podcastqa.podcasts.listens import Told
 from podcastqa.podcasts.tables import connections, episodes, library, listening
 from podcastqa.scope import APP_ROLE, USER_ROLE
+from podcastqa.spend.books import Books
 from podcastqa.spend.entries import EntryKind
 from podcastqa.spend.ledger import Spent
+from podcastqa.spend.writer import Doing, Job
 from podcastqa.users import User
 from podcastqa.wiring import Parts, build, drill_parts
 from podcastqa.workbook.constraints import schema_differences, try_constraints
@@ -296,22 +300,35 @@ def test_a_connection_that_was_lost_is_made_anew_and_nothing_is_missing(parts: P
     assert parts.auditor.run().holds is True
 
 
+async def beside_a_cut(parts: Parts, job: Job[Any], *, tries: int = 2) -> Any:
+    """The job's answer, from a batch under whose first try the connection ends before the commit."""
+    writer, tried = parts.budget.writer, list[int]()
+
+    def cut_once(_: Books) -> None:
+        tried.append(1)
+        if len(tried) == 1:
+            cut(parts.settings.database)
+
+    try:
+        _, answer = await asyncio.gather(writer.ask(Doing(cut_once)), writer.ask(job))
+    finally:
+        assert len(tried) == tries
+    return answer
+
+
 def test_a_commit_whose_answer_was_lost_is_neither_lost_nor_done_twice(parts: Parts, ada: User) -> None:
     """The connection ends between what is written and the commit: the writer does it again, once."""
-    writer = parts.budget.writer
-    real, calls = writer._line.commit, []
-
-    def commit(write: Callable[[], None]) -> None:
-        calls.append(1)
-        if len(calls) == 1:
-            cut(parts.settings.database)
-        real(write)
-
-    writer._line.commit = commit  # type: ignore[method-assign]
-    hold = parts.budget.reserve(operation(ada.id), CENT)
-    assert len(calls) == 2
+    hold = asyncio.run(beside_a_cut(parts, parts.budget.reserving(operation(ada.id), CENT)))
     assert [entry.kind for entry in parts.ledger.entries()] == [EntryKind.RESERVE]
     parts.budget.settle(hold.hold_id, CENT)
+    assert parts.budget.standing(ada.id)[ada.id, DAY] == Spent(CENT, ZERO)
+
+
+def test_a_correction_whose_commit_was_cut_is_told_and_not_tried_again(parts: Parts, ada: User) -> None:
+    budget = parts.budget
+    budget.book(operation(ada.id), CENT, "h")
+    with pytest.raises(LedgerUnavailable):
+        asyncio.run(beside_a_cut(parts, budget.correcting("h", CENT, "why"), tries=1))
     assert parts.budget.standing(ada.id)[ada.id, DAY] == Spent(CENT, ZERO)
 
 

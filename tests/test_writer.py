@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from podcastqa import sqlite_line
 from podcastqa.clock import WindowKind
 from podcastqa.database import open_database
 from podcastqa.errors import EmergencyStopped, HoldUnknown, LedgerUnavailable, OverLimit, UnknownUser
@@ -19,6 +18,7 @@ from podcastqa.spend.books import Books
 from podcastqa.spend.entries import EntryKind, Hold
 from podcastqa.spend.ledger import Spent
 from podcastqa.spend.writer import Doing
+from podcastqa.sqlite_line import SqliteLine
 from podcastqa.users import User
 from podcastqa.wiring import Parts
 from tests.conftest import Process, operation
@@ -30,10 +30,11 @@ CENT = Usd("0.01")
 
 
 @pytest.fixture(autouse=True, params=[60.0, 0.0], ids=["led at once", "led by a thread"])
-def quick_seconds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
+def quick_seconds(request: pytest.FixtureRequest, parts: Parts) -> float:
     """Either way in which tasks are led on SQLite, whatever this machine's disk makes of it."""
     seconds: float = request.param
-    monkeypatch.setattr(sqlite_line, "_QUICK_SECONDS", seconds)
+    if isinstance(parts.budget.writer.line, SqliteLine):
+        parts.budget.writer.line.quick_seconds = seconds
     return seconds
 
 
@@ -243,7 +244,7 @@ def test_a_forked_child_has_a_writer_of_its_own(parts: Parts, ada: User) -> None
 @pytest.mark.only_sqlite
 def test_everybody_who_waits_is_told_when_the_ledger_cannot_be_written(parts: Parts, ada: User) -> None:
     parts.budget.reserve(operation(ada.id), CENT)
-    line = parts.budget.writer._line.driver
+    line = parts.budget.writer.line.driver
     pages = line.execute("PRAGMA page_count").fetchone()[0]
     line.execute(f"PRAGMA max_page_count = {pages}")  # the disk is full
     what = operation(ada.id, name="o" * 200)

@@ -102,16 +102,7 @@ class Budget(Room):
 
     def correct(self, hold_id: str, delta: Usd, reason: str) -> None:
         """Mend what a settled hold booked by a difference, with a reason."""
-        if not reason.strip():
-            raise Misuse("A correction needs a reason.")
-        delta = checked_amount(delta)
-        self.writer.run(
-            Doing(
-                lambda books: books.correct(books.get(hold_id), delta, books.now, reason),
-                hold_id,
-                again=False,  # twice would be two corrections
-            )
-        )
+        self.writer.run(self.correcting(hold_id, delta, reason))
 
     def standing(self, user_id: int, now: datetime | None = None) -> Standing:
         """What the system and the user have spent in the windows of `now`."""
@@ -139,6 +130,13 @@ class Budget(Room):
         """The job of `settle`; says too where system and user stand then."""
         actual = checked_estimate(actual)
         return Doing(lambda books: self._settle(books, hold_id, actual, reason), hold_id)
+
+    def correcting(self, hold_id: str, delta: Usd, reason: str) -> Job[None]:
+        """The job of `correct`; it is not done again where a connection was cut, for twice would be two corrections."""
+        if not reason.strip():
+            raise Misuse("A correction needs a reason.")
+        delta = checked_amount(delta)
+        return Doing(lambda books: books.correct(books.get(hold_id), delta, books.now, reason), hold_id, again=False)
 
     def _job(
         self, do: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str | None

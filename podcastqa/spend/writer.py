@@ -82,7 +82,7 @@ class Writer:
         self._pid, self._turn, self._leader = os.getpid(), threading.Lock(), 0
         self._waiting: deque[Job[Any]] = deque()
         self._calling: asyncio.AbstractEventLoop | None = None  # the last loop that is about to call our thread
-        self._line: Line = self._database.line()
+        self.line: Line = self._database.line()
         self._books: Books | None = None
         self._tasks: ThreadPoolExecutor | None = None
 
@@ -125,7 +125,7 @@ class Writer:
         with self._turn:
             books = self._begin()
             try:
-                with self._line.reachable():
+                with self.line.reachable():
                     yield books
                     self._commit(books)
             except BaseException:
@@ -160,12 +160,12 @@ class Writer:
             return False
         try:
             if self._waiting:
-                if not self._line.begins_at_once():
+                if not self.line.begins_at_once():
                     return False
                 self._round(loop)
             return True
         finally:
-            self._line.give_back()
+            self.line.give_back()
             self._turn.release()
 
     def _have_led(self) -> None:
@@ -218,7 +218,7 @@ class Writer:
         try:
             while waiting:
                 batch.append(waiting.popleft())
-            with self._line.reachable():
+            with self.line.reachable():
                 self._prepare(books, batch)
                 for job in batch:
                     job.answer_with(books)
@@ -241,7 +241,7 @@ class Writer:
         books.prepare(users)
 
     def _begin(self) -> Books:
-        line = self._line
+        line = self.line
         still = line.begin()
         self._leader = threading.get_ident()
         now = self._clock.now()  # in its turn: what is written later never happened before
@@ -255,15 +255,15 @@ class Writer:
 
     def _commit(self, books: Books) -> None:
         if books.is_changed:
-            self._line.commit(books.write)
+            self.line.commit(books.write)
         else:
-            self._line.rollback()  # what is refused writes nothing
+            self.line.rollback()  # what is refused writes nothing
 
     def _back(self, books: Books) -> None:
         """Nothing of it happened."""
         books.undo()
         with suppress(Exception):  # what went wrong is being said already
-            self._line.rollback()
+            self.line.rollback()
 
 
 def _answer(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> None:
