@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-class _OpenFile:
+class OpenFile:
     """A file that is open as long as somebody (a thread, mostly) remembers it."""
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class FileLock:
     def _number(self) -> int:
         # A forked child shares its parent's open file, and with it the parent's lock: it must open its own.
         if getattr(self._mine, "pid", None) != os.getpid():
-            self._mine.file, self._mine.pid, self._mine.held = _OpenFile(self._path), os.getpid(), False
+            self._mine.file, self._mine.pid, self._mine.held = OpenFile(self._path), os.getpid(), False
         if self._mine.held:
             raise RuntimeError(f"this thread already holds {self._path.name}: one write inside another would never end")
         number: int = self._mine.file.number

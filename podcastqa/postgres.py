@@ -29,7 +29,7 @@ from podcastqa.postgres_driver import Postgres as Server
 from podcastqa.postgres_driver import PostgresDriver, adapt
 from podcastqa.postgres_line import RAISE, TURN, PostgresLine, Reachable
 from podcastqa.postgres_schema import make_roles, make_schema, schema_of
-from podcastqa.scope import APP_ROLE, SYSTEM, USER_ROLE, Scope
+from podcastqa.scope import APP_ROLE, OTHERS, SYSTEM, USER_ROLE, Scope
 
 #: Others wait for whoever has the turn to write, so nobody may keep it while doing nothing.
 _SESSION = (
@@ -265,6 +265,6 @@ def _on_begin(connection: Connection) -> None:
     options = connection.get_execution_options()
     scope: Scope = options.get("scope") or SYSTEM
     driver: PostgresDriver = connection.info["driver"]
-    driver.connection.execute(f"{TURN}; {RAISE}" if options.get("writes") else _READ)
+    driver.connection.execute(f"{TURN}; {RAISE}; {OTHERS}" if options.get("writes") else _READ)
     if scope.user_id is not None:
         driver.connection.execute(f"SET LOCAL ROLE {USER_ROLE}; SET LOCAL podcastqa.user_id = '{int(scope.user_id)}'")

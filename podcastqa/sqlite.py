@@ -18,7 +18,7 @@ from sqlalchemy.exc import DatabaseError
 
 from podcastqa.errors import LedgerUnavailable, ScopeMissing
 from podcastqa.file_lock import FileLock
-from podcastqa.scope import SYSTEM, Scope
+from podcastqa.scope import OTHERS, SYSTEM, Scope
 from podcastqa.sqlite_line import Reachable, SqliteLine, next_step
 
 
@@ -89,6 +89,7 @@ class Sqlite:
         with Reachable(self.path):
             if writes:
                 with self._lock, self._begun(scope=scope, writes=True) as connection:
+                    connection.info["driver"].execute(OTHERS)
                     yield connection
             else:
                 with self._begun(scope=scope) as connection:
@@ -107,6 +108,7 @@ class Sqlite:
             driver = self._driver()
             driver.execute("BEGIN IMMEDIATE")
             try:
+                driver.execute(OTHERS)
                 yield driver
                 driver.execute("COMMIT")
             finally:

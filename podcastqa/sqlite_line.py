@@ -1,7 +1,12 @@
-"""The connection on which a process writes an SQLite file: its turn, its commits, and whether others have written."""
+"""The connection on which a process writes an SQLite file: its turn, its commits, and whether others have written.
+
+What was committed is on the disk before anybody is told of it, as with synchronous=FULL; but this line flushes the log
+itself, after its turn: the next writer need not wait for the disk, and one flush may serve several.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -10,7 +15,7 @@ from pathlib import Path
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from podcastqa.errors import LedgerUnavailable
-from podcastqa.file_lock import FileLock
+from podcastqa.file_lock import FileLock, OpenFile
 
 #: What a commit usually takes is an average over about so many.
 _OF_LATE = 16
@@ -66,8 +71,11 @@ class SqliteLine:
     ) -> None:
         """`here` says which process and file this is, `connected` makes a connection to it."""
         self._here, self._connected, self._lock, self._reachable = here, connected, lock, Reachable(path)
+        self._path = path
         self._file: tuple[int, ...] = ()
         self._version, self._has_turn = -1, False
+        self._is_flushed = False  # whether all that this line has seen is on the disk
+        self._log: OpenFile | None = None
         self._usual_seconds = _NOT_KNOWN_SECONDS  # of a commit; slow until it is seen to be quick
 
     def reachable(self) -> Reachable:
@@ -102,28 +110,40 @@ class SqliteLine:
                 self._lock.__exit__()
                 raise
         still, self._version = bool(version == self._version), version
+        self._is_flushed = self._is_flushed and still
         return still
 
     def commit(self, write: Callable[[], None]) -> None:
-        """Write the last of it, make all durable, and end the turn."""
+        """Write the last of it, end the turn, and make all durable."""
         try:
             with self._reachable:
                 write()
                 began = time.perf_counter()
+                self._is_flushed = False
                 self.driver.execute("COMMIT")
-                self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / _OF_LATE
         except BaseException:
             self._undo()
             raise
         finally:
             self._lock.__exit__()
+        self._flush()
+        self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / _OF_LATE
 
     def rollback(self) -> None:
-        """Forget it, and end the turn."""
+        """Forget it, and end the turn; what others wrote and this line has seen is made durable."""
         try:
             self._undo()
         finally:
             self._lock.__exit__()
+        if not self._is_flushed:
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._reachable:
+            if self._log is None:
+                self._log = log_of(self._path)
+            os.fdatasync(self._log.number)
+        self._is_flushed = True
 
     def _undo(self) -> None:
         if self.driver.in_transaction:
@@ -133,4 +153,11 @@ class SqliteLine:
         file = self._here()
         if file != self._file:
             self.driver, self._file, self._version = self._connected(), file, -1
+            self._log, self._is_flushed = None, False
+            self.driver.execute("PRAGMA synchronous=NORMAL")  # a commit is flushed by `_flush`, a checkpoint by itself
         return self.driver
+
+
+def log_of(path: Path) -> OpenFile:
+    """The write-ahead log beside a database that is open."""
+    return OpenFile(path.with_name(path.name + "-wal"))

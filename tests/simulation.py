@@ -270,6 +270,7 @@ class Life:
         self._same(self._derived(), kept)
 
     def _derived(self) -> list[Any]:
+        self.ledger.carry()
         driver = self.database.driver()
         some = "booked_pico <> 0 OR held_pico <> 0"
         return [

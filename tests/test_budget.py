@@ -187,6 +187,7 @@ def fresh_model() -> Model:
 
 def derived(guard: Guard) -> list[Any]:
     driver = guard.budget._database.driver()
+    guard.ledger.carry()
     return [
         driver.execute("SELECT * FROM open_holds ORDER BY hold_id").fetchall(),
         driver.execute(

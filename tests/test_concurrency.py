@@ -79,6 +79,7 @@ def test_processes_that_race_take_exactly_what_there_is_and_never_the_last_cent_
     booked = [entry.hold_id for entry in parts.ledger.entries() if entry.kind is EntryKind.RESERVE]
     assert sorted(run) == sorted(booked)
     assert len(set(run)) == cents
+    parts.ledger.carry()
     counters = "SELECT * FROM counters ORDER BY user_id, day, source"
     before = parts.database.driver().execute(counters).fetchall()
     parts.ledger.rebuild()

@@ -109,6 +109,7 @@ def test_whatever_moment_a_process_is_killed_what_it_was_answered_is_in_the_book
         assert month.held == Usd("0.01") * (started - settled), f"seed {seed}"  # in doubt, at the estimate
     after.budget.reserve(operation(1), ZERO)
 
+    after.ledger.carry()
     kept = after.database.driver().execute("SELECT * FROM counters ORDER BY user_id, day, source").fetchall()
     after.ledger.rebuild()
     assert after.database.driver().execute("SELECT * FROM counters ORDER BY user_id, day, source").fetchall() == kept

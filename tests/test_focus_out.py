@@ -80,6 +80,7 @@ def asked(sql: str) -> list[tuple[Any, ...]]:
 
 def booked(parts: Parts) -> Usd:
     """What the guard's own counters say, in the ledger's unit."""
+    parts.ledger.carry()
     (pico,) = parts.database.driver().execute("SELECT sum(booked_pico) FROM counters WHERE user_id = 0").fetchone()
     return Usd.from_pico(pico or 0)
 
@@ -142,6 +143,7 @@ def told_by(row: Row) -> tuple[Any, ...]:
 
 def test_the_months_are_the_ledgers_months_and_sum_to_the_whole(parts: Parts, busy: Usd, out: Path) -> None:
     file = written(parts, out)
+    parts.ledger.carry()
     days = parts.database.driver().execute("SELECT day, sum(booked_pico) FROM counters WHERE user_id = 0 GROUP BY day")
     months: dict[str, int] = {}
     for day, pico in days:

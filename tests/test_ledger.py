@@ -31,6 +31,7 @@ def ada(parts: Parts) -> User:
 
 def counters(parts: Parts) -> list[Any]:
     """Every counter that counts something: (user or 0, day, source, booked, held, bill), in whole units."""
+    parts.ledger.carry()
     return (
         parts.database.driver()
         .execute("SELECT * FROM counters WHERE booked_pico <> 0 OR held_pico <> 0 OR bill_pico <> 0 ORDER BY 1, 2, 3")
@@ -39,6 +40,7 @@ def counters(parts: Parts) -> list[Any]:
 
 
 def open_holds(parts: Parts) -> list[Any]:
+    parts.ledger.carry()
     return parts.database.driver().execute("SELECT * FROM open_holds ORDER BY hold_id").fetchall()
 
 

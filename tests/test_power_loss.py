@@ -74,6 +74,7 @@ def cut(home: Path, image: Path, process: Callable[..., Process], synced: Path, 
         file.unlink()  # memory, whatever its name says
     left = build(settings_in(image, **ROOMY), clock=SystemClock())
     settled = {entry.hold_id for entry in left.ledger.entries() if entry.kind is EntryKind.SETTLE}
+    left.ledger.carry()
     kept = left.database.driver().execute("SELECT * FROM counters ORDER BY user_id").fetchall()
     left.ledger.rebuild()
     assert left.database.driver().execute("SELECT * FROM counters ORDER BY user_id").fetchall() == kept

@@ -149,6 +149,7 @@ def test_2_a_counter_that_is_off_by_one_unit_fails(finished: Step1, by: str, col
     source = "own-estimate" if column == "booked_pico" else "local-meter"
     # The bill is read anew only when its file has changed: what the counter says of it then stands.
     os.utime(finished.parts.settings.home / "local-meter.focus.csv", (1, 1))
+    finished.parts.ledger.carry()
     tamper(finished, f"UPDATE counters SET {column} = {column} {by} WHERE user_id = 0 AND source = '{source}'")
     assert finished.cost_retrieval().outcome is FAIL
 

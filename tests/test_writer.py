@@ -117,6 +117,7 @@ def test_threads_and_tasks_on_one_budget_take_exactly_what_there_is(parts: Parts
         taken = sum(one.result() for one in (*started, *loops))
     assert taken == 60
     assert budget.standing(ada.id)[ada.id, DAY] == Spent(Usd("0.60"), ZERO)
+    parts.ledger.carry()
     kept = parts.database.driver().execute("SELECT * FROM counters ORDER BY user_id").fetchall()
     parts.ledger.rebuild()
     assert parts.database.driver().execute("SELECT * FROM counters ORDER BY user_id").fetchall() == kept

@@ -23,6 +23,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "open_holds": ("hold_id", ("user_id", "day", "amount_pico", "started", "expires_us"), ("hold_id", "source")),
     "counters": ("user_id", ("user_id", "day", "booked_pico", "held_pico", "bill_pico"), ("source",)),
     "service_counters": ("service", ("day", "booked_pico", "held_pico"), ("service",)),
+    "carried": ("id", ("id", "through_id", "times", "others"), ()),
     "bill_days": ("source", ("day", "user_id", "gross_pico", "net_pico", "read_us"), ("source",)),
     "limits": (
         "id",

@@ -17,6 +17,7 @@ _DAY_US = 86_400_000_000
 _ENDS = "('settle', 'void', 'expire')"
 #: A counter that was full once stays so.
 _FULL = f"CASE WHEN booked_pico = {NEVER} AND t.gross >= {NEVER} THEN {NEVER} ELSE coalesce(t.booked, 0) END"
+_THEN = "{} <= (SELECT max(through_id) FROM carried)"
 _BOOKED = "CASE WHEN kind IN ('settle', 'correct') THEN amount_pico ELSE 0 END"
 
 #: Run once before the rules: what each entry's hold has gone through, and helpers to say things.
@@ -33,6 +34,10 @@ PREPARED = (
     "DROP TABLE entries",
     "CREATE VIEW entries AS SELECT * FROM steps",
     "CREATE TABLE reserves AS SELECT * FROM steps WHERE id = reserved",
+    # What was carried forward is compared with the entries up to there, as they were then.
+    f"""CREATE TABLE carried_steps AS SELECT * REPLACE (CASE WHEN {_THEN.format("started")} THEN started END AS started,
+ CASE WHEN {_THEN.format("ended")} THEN ended END AS ended) FROM steps WHERE {_THEN.format("id")}""",
+    "CREATE TABLE carried_reserves AS SELECT * FROM carried_steps WHERE id = reserved",
     """CREATE VIEW decisions AS SELECT set_us AS said_us, 'limit ' || id AS place, set_by AS said_by, reason,
  amount_pico, from_us FROM limits UNION ALL SELECT at_us, 'stop ' || id, said_by, reason, 0, at_us FROM stops""",
 )
@@ -145,6 +150,13 @@ RULES = (
  WHERE user_id < least OR user_id NOT IN (SELECT id FROM users)""",
     ),
     Rule(
+        "One row says up to which entry counters and open holds are carried forward",
+        "carried",
+        """SELECT 1, 'carried', 'through entry ' || through_id || ', and the last one is ' || last
+ FROM carried, (SELECT coalesce(max(id), 0) AS last FROM entries) WHERE through_id > last OR through_id < 0
+ UNION ALL SELECT 0, 'carried', 'there are ' || count(*) || ' such rows' FROM carried HAVING count(*) <> 1""",
+    ),
+    Rule(
         "Open holds are the reserves that nothing has resolved",
         "open_holds",
         """SELECT coalesce(r.id, 0), CASE WHEN r.id IS NULL THEN 'hold ' || o.hold_id ELSE r.place END,
@@ -155,7 +167,7 @@ RULES = (
  WHEN o.started <> (r.started IS NOT NULL)::INTEGER THEN
  'open as ' || CASE o.started WHEN 0 THEN 'not ' ELSE '' END || 'started, its entries say otherwise'
  ELSE 'its user, source, day or time differs from its reserve' END
- FROM open_holds o FULL JOIN reserves r USING (hold_id)
+ FROM open_holds o FULL JOIN carried_reserves r USING (hold_id)
  WHERE o.hold_id IS NULL AND r.ended IS NULL OR r.id IS NULL OR o.hold_id IS NOT NULL AND (r.ended IS NOT NULL
  OR (o.amount_pico, o.started, o.user_id, o.source, o.day, o.expires_us)
  <> (r.amount_pico, (r.started IS NOT NULL)::BIGINT, r.user_id, r.source, r.day, r.expires_us))""",
@@ -164,7 +176,7 @@ RULES = (
         "Counters are the sums of their entries and bills",
         "counters",
         f"""WITH moved AS (SELECT user_id, day, source, {_BOOKED} AS booked,
- CASE WHEN id = reserved AND ended IS NULL THEN amount_pico ELSE 0 END AS held FROM entries),
+ CASE WHEN id = reserved AND ended IS NULL THEN amount_pico ELSE 0 END AS held FROM carried_steps),
  sums AS (SELECT user_id, day, source, sum(booked) AS booked, sum(held) AS held, 0 AS billed,
  sum(greatest(booked, 0)) AS gross FROM moved GROUP BY ALL
  UNION ALL SELECT 0, day, source, sum(booked), sum(held), 0, sum(greatest(booked, 0)) FROM moved GROUP BY ALL
@@ -186,7 +198,7 @@ RULES = (
         "service_counters",
         f"""WITH told AS (SELECT service, day, sum({_BOOKED}) AS booked,
  sum(CASE WHEN id = reserved AND ended IS NULL THEN amount_pico ELSE 0 END) AS held,
- sum(greatest({_BOOKED}, 0)) AS gross FROM entries GROUP BY service, day),
+ sum(greatest({_BOOKED}, 0)) AS gross FROM carried_steps GROUP BY service, day),
  side AS (SELECT service, day, coalesce(booked_pico, 0) AS booked, {_FULL} AS booked_told,
  coalesce(held_pico, 0) AS held, coalesce(t.held, 0) AS held_told
  FROM service_counters c FULL JOIN told t USING (service, day))

@@ -1,18 +1,20 @@
 """The books as a batch sees them: the rows that it touches, in memory, and what it changes, waiting to be written.
 
-What was read is remembered from batch to batch as long as nobody else has written; then it is read anew.
+What was read is remembered from batch to batch. Where another writer added entries they are followed; where anything
+else was written, all is read anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from podcastqa.clock import day_number, from_microseconds, microseconds
 from podcastqa.database import Driver
-from podcastqa.errors import HoldUnknown
+from podcastqa.errors import HoldUnknown, LedgerUnavailable
 from podcastqa.money import Usd
+from podcastqa.spend.changes import LONGEST_TAIL
 from podcastqa.spend.entries import EntryKind, Hold, Operation, hold_id_stem
 from podcastqa.spend.limits import InForce, in_force
 from podcastqa.spend.standing import NEVER, Expired, Today
@@ -23,6 +25,8 @@ _LATE = "settled after the hold had ended"
 _ENDS = "('settle', 'void', 'expire')"
 #: So many holds, and so many scopes, are remembered at most: Python's garbage collector walks through all of them.
 _MOST_REMEMBERED = 4096
+#: Where more entries are to be followed the books are read anew: they are carried forward far more often.
+_MOST_FOLLOWED = 4 * LONGEST_TAIL
 
 
 class Books(Tally):
@@ -45,13 +49,15 @@ class Books(Tally):
         self.now, self.now_us = now, microseconds(now)
         self.stem = hold_id_stem(self.now_us)
         self._expires: datetime | None = None
-        self.at_day(now.date())
+        if self.at_day(now.date()):
+            self.forget()
         if self._limits is not None and not self._limits.holds(self.now_us):
             self._limits_changed()
 
     def forget(self) -> None:
-        """Somebody else has written: read anew."""
+        """Nothing that is remembered may be believed: read anew."""
         self.forget_counts()
+        self._followed: Followed | None = None
         self._open: dict[str, bool] = {}  # hold id → whether it has started
         self._ended: dict[str, tuple[EntryKind, Usd]] = {}
         self._limits_read = False
@@ -67,18 +73,110 @@ class Books(Tally):
     @property
     def is_changed(self) -> bool:
         """Whether this transaction changes anything."""
-        return self._written or bool(self.changes)
+        return self._written or bool(self.changes.entries)
 
     def write(self) -> None:
         """Write what was changed to the database, inside the transaction."""
-        if self.changes:
-            self.changes.write(self.driver)
+        if self.changes.entries:
+            self.write_entries()
         self._written = False
+        are_too_many = self.are_more_than(_MOST_REMEMBERED)
+        if are_too_many or self.changes.length > LONGEST_TAIL:
+            self.carry()
+        if are_too_many:
+            self.forget_scopes()
         if len(self._known) + len(self._ended) > _MOST_REMEMBERED:
             self._known, self._open, self._ended = {}, {}, {}
-        self.forget_standings_past(_MOST_REMEMBERED)
         if len(self.memory) > _MOST_REMEMBERED:
             self.memory.clear()
+
+    # ── what others have written ──────────────────────────────────────────────────────────────────────────────────
+
+    def follow(self, still: bool = False) -> None:
+        """Take in what others have written since this writer last looked; `still`: nobody has."""
+        known = self._followed
+        if known is None:
+            self._followed = self._read_tail(self._ask_followed())
+        elif not still:
+            now = self._ask_followed()
+            if now.others != known.others or now.through_id - known.last_id > _MOST_FOLLOWED:
+                self.forget()
+                self._followed = self._read_tail(now)
+            else:
+                self._followed = self._catch_up(known, now)
+        elif self.own > _MOST_FOLLOWED:  # they would be read again
+            [(last_id,)] = self.ask("SELECT max(id) FROM entries")
+            self._followed, self.own = known._replace(last_id=last_id), 0
+
+    def carry(self) -> None:
+        """Bring counters and open holds up to the newest entry, inside the transaction."""
+        if self.changes.entries:
+            self.write_entries()
+        self.changes.carry(self.driver)
+        self._written = True
+        if self._followed is not None:
+            self._followed = self._followed._replace(times=self._followed.times + 1)
+
+    def _ask_followed(self) -> Followed:
+        rows = self.ask(_FOLLOWED)
+        if not rows:
+            raise LedgerUnavailable(
+                "The ledger does not say up to which entry its counters hold everything, so nothing may be spent.",
+                next_step="Put a copy of it back, then run podcastqa audit.",
+            )
+        return Followed(*rows[0])
+
+    def _read_tail(self, now: Followed) -> Followed:
+        rows = self.ask(_ENTRIES_AFTER, (now.through_id,))
+        self.own = 0
+        self._take(rows)
+        return now._replace(last_id=rows[-1][0]) if rows else now
+
+    def _catch_up(self, known: Followed, now: Followed) -> Followed:
+        """The entries that others wrote after our own, which are the first of those that were not there before."""
+        rows = self.ask(_ENTRIES_AFTER, (known.last_id,))[self.own :]
+        if now.times != known.times:  # somebody carried forward: the tail begins anew there
+            carried = [row for row in rows if row[0] <= now.through_id]
+            self._take(carried)
+            self.changes.begin_tail()
+            rows = rows[len(carried) :]
+            last_id = now.through_id
+        else:
+            last_id = known.last_id
+        if rows or last_id != known.last_id:
+            self.own = 0
+        self._take(rows)
+        return now._replace(last_id=rows[-1][0] if rows else last_id)
+
+    def _take(self, rows: Sequence[Any]) -> None:
+        """Count entries as this writer would have, had it written them."""
+        changes, known = self.changes, self._today
+        for _, hold_id, kind, user_id, source, service, day, pico, expires_us, estimate in rows:
+            booked = held = 0
+            if kind == "reserve":
+                held = pico
+                changes.open(hold_id, user_id, source, day, pico, expires_us)
+                if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
+                    self._next_expiry_us = expires_us
+            elif kind == "start":
+                changes.start(hold_id)
+                if hold_id in self._open:
+                    self._open[hold_id] = True
+                continue
+            elif kind == "correct":
+                booked = pico
+            else:
+                booked, held = pico if kind == "settle" else 0, -(estimate or 0)
+                changes.close(hold_id)
+                self._open.pop(hold_id, None)
+                if hold_id in self._known:
+                    self._ended[hold_id] = EntryKind(kind), Usd.from_pico(pico)
+            today = known.get((user_id, service, source)) if day == self.day else None
+            if today is None or today.read != self._reading:
+                self.count_other(user_id, source, service, day, booked, held)
+            else:
+                self.count_today(today, booked, held)
+        changes.length += len(rows)
 
     # ── holds ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -101,8 +199,15 @@ class Books(Tally):
             self._ended |= {row[0]: (EntryKind(row[1]), Usd.from_pico(row[2])) for row in self.ask(sql, ended)}
 
     def _ask_states(self, ids: Sequence[str]) -> dict[str, bool]:
+        changes = self.changes
         rows = self.ask(f"SELECT hold_id, started FROM open_holds WHERE hold_id IN ({marks(ids)})", ids)
-        return {hold_id: bool(started) for hold_id, started in rows}
+        states = {
+            hold_id: bool(started) or hold_id in changes.started
+            for hold_id, started in rows
+            if hold_id not in changes.closed
+        }
+        states |= {one: bool(changes.opened[one][5]) for one in ids if one in changes.opened}
+        return states
 
     def payers(self, hold_ids: Iterable[str]) -> set[int]:
         """Who pays for those of the holds that are remembered."""
@@ -158,13 +263,19 @@ class Books(Tally):
 
         All that are open are read for it: no index is kept for what few ask, and seldom.
         """
+        changes = self.changes
         if self._next_expiry_us is None:
             [(first,)] = self.ask("SELECT min(expires_us) FROM open_holds WHERE started = 0")
-            self._next_expiry_us = NEVER if first is None else int(first)
+            in_tail = [row[6] for row in changes.opened.values() if not row[5]]
+            self._next_expiry_us = min([NEVER if first is None else int(first), *in_tail])
         if self.now_us < self._next_expiry_us:
             return []
         self._next_expiry_us = None  # what is found now is closed if it makes room
-        return [tuple(row) for row in self.ask(_EXPIRED, (self.now_us,))]
+        gone = changes.started | changes.closed
+        found: list[Expired] = [tuple(row) for row in self.ask(_EXPIRED, (self.now_us,)) if row[0] not in gone]
+        late = [row for row in changes.opened.values() if not row[5] and row[6] <= self.now_us]
+        self.look_up(row[0] for row in late)
+        return found + [(*row[:5], self._known[row[0]].operation.service) for row in late]
 
     # ── what people decided ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -213,11 +324,12 @@ class Books(Tally):
         expires_us = self._expires_us if hold.expires_at is self._expires else microseconds(hold.expires_at)
         pico = hold.estimate.pico
         self.changes.note(EntryKind.RESERVE, hold, day, pico, at_us, expires_us, "")
-        self.changes.open(hold, day, expires_us)
+        what = hold.operation
+        self.changes.open(hold.hold_id, what.user_id, what.source, day, pico, expires_us)
         self._known[hold.hold_id], self._open[hold.hold_id] = hold, False
         if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
             self._next_expiry_us = expires_us
-        self.count(hold.operation, day, 0, pico, today)
+        self.count(what, day, 0, pico, today)
 
     def start(self, hold: Hold, at: datetime) -> None:
         """Write that the operation is about to run: from now on it counts until it is resolved."""
@@ -251,11 +363,28 @@ class Books(Tally):
         return self.day if instant is self.now else day_number(instant.date())
 
 
+class Followed(NamedTuple):
+    """How far a writer has read."""
+
+    last_id: int
+    """The last entry that was there when it last looked; its own newer ones follow it at once."""
+    through_id: int
+    times: int
+    others: int
+    """Another number after each write of anything else."""
+
+
 def _hold(row: Sequence[Any]) -> Hold:
     operation = Operation(user_id=row[1], service=row[2], operation=row[3], source=row[4], price=row[5])
     return Hold(row[0], operation, Usd.from_pico(row[6]), from_microseconds(row[7]), from_microseconds(row[8]))
 
 
+_ENTRIES_AFTER = f"""SELECT id, hold_id, kind, user_id, source, service, day, amount_pico, expires_us,
+ CASE WHEN kind IN {_ENDS} THEN (SELECT amount_pico FROM entries AS reserved WHERE reserved.hold_id = entries.hold_id
+ AND reserved.kind = 'reserve') ELSE 0 END FROM entries WHERE id > ? ORDER BY id"""
+#: Decisions are looked at too: whoever types one into SQLite's shell says nothing of it in `carried`.
+_FOLLOWED = """SELECT through_id, through_id, times, others + (SELECT coalesce(max(id), 0) FROM limits)
+ + (SELECT coalesce(max(id), 0) FROM stops) FROM carried"""
 _RESERVES = """SELECT hold_id, user_id, service, operation, source, price, amount_pico, at_us, expires_us
  FROM entries"""
 _EXPIRED = """SELECT h.hold_id, h.user_id, h.source, h.day, h.amount_pico, e.service FROM open_holds h

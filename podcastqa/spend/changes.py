@@ -1,7 +1,7 @@
-"""What a batch changed goes to the database in one go: each table in one statement, whatever the number of callers.
+"""What happened is written at once; what follows from it is carried forward from time to time, many entries in one go.
 
-The entries are what happened; open holds and counters follow from them, and are written beside them in the same
-transaction.
+Entries go to the database with every commit. Open holds and counters follow from them: what the newest entries, the
+tail, make of them is kept here, and written when the tail has grown long.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ _OPENED = "open_holds (hold_id, user_id, source, day, amount_pico, started, expi
 _COUNTED = "counters (user_id, day, source, booked_pico, held_pico)"
 _AS_COUNTED = """ON CONFLICT (user_id, day, source)
  DO UPDATE SET booked_pico = excluded.booked_pico, held_pico = excluded.held_pico"""
+#: A tail that is longer is carried forward: whoever starts anew has to read it.
+LONGEST_TAIL = 512
 #: Rows a statement: powers of two up to here, so that the database prepares a handful of statements once.
 _LENGTHS = (1, 2, 4, 8, 16, 32, 64)
 _MOST_ROWS = _LENGTHS[-1]
 #: What 64 bits hold: a counter that would be more stays there for good, far above any limit, and every reserve is
 #: refused; a correction cannot say how far past that it was.
 _MOST = NEVER
+#: Said where the derived tables hold all entries.
+CARRIED = "UPDATE carried SET through_id = (SELECT coalesce(max(id), 0) FROM entries), times = times + 1"
 _NAMES = {kind: kind.value for kind in EntryKind}
 _COUNTERS = "counters", ("user_id", "day", "source")
 _SERVICES = "service_counters", ("service", "day")
@@ -35,23 +39,25 @@ _SERVICES = "service_counters", ("service", "day")
 
 @dataclass(slots=True)
 class Changes:
-    """Rows that wait to be written; amounts in pico-dollars."""
+    """Entries that wait to be written, and what the tail makes of the derived tables; amounts in pico-dollars."""
 
     entries: list[Any] = field(default_factory=list)
     """The columns of one entry after the other."""
+    length: int = 0
+    """How many entries the tail has, with those that wait."""
+    era: int = 0
+    """Another one after each time that the tail was carried forward, or is read anew."""
     opened: dict[str, list[Any]] = field(default_factory=dict)
     """Hold id → its row of open_holds."""
-    started: list[str] = field(default_factory=list)
-    closed: list[str] = field(default_factory=list)
+    started: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
+    """Ids of holds that stand in open_holds, and have started or ended since."""
     counters: dict[CounterKey, list[int]] = field(default_factory=dict)
     """Counter → what it then is: booked, held, billed."""
-    counted: dict[CounterKey, list[int]] = field(default_factory=dict)
-    """Counter that nobody has read → what is added: booked, held."""
+    counted: dict[int, dict[tuple[int, str], list[int]]] = field(default_factory=dict)
+    """Scope that nobody has read → (day, source) → what is added: booked, held."""
     served: dict[tuple[str, int], list[int]] = field(default_factory=dict)
     """(service, day) → what is added: booked, held."""
-
-    def __bool__(self) -> bool:
-        return bool(self.entries or self.counters or self.counted or self.served)
 
     def note(
         self, kind: EntryKind, hold: Hold, day: int, amount_pico: int, at_us: int, expires_us: int, why: str
@@ -60,52 +66,65 @@ class Changes:
         what, entries = hold.operation, self.entries
         entries += hold.hold_id, _NAMES[kind], what.user_id, what.source, what.service, what.operation
         entries += amount_pico, day, at_us, expires_us, what.price, why
+        self.length += 1
 
-    def open(self, hold: Hold, day: int, expires_us: int) -> None:
+    def open(self, hold_id: str, user_id: int, source: str, day: int, pico: int, expires_us: int) -> None:
         """A hold that counts from now on."""
-        what = hold.operation
-        self.opened[hold.hold_id] = [hold.hold_id, what.user_id, what.source, day, hold.estimate.pico, 0, expires_us]
+        self.opened[hold_id] = [hold_id, user_id, source, day, pico, 0, expires_us]
 
     def start(self, hold_id: str) -> None:
         """Its operation runs."""
         if hold_id in self.opened:
             self.opened[hold_id][5] = 1
         else:
-            self.started.append(hold_id)
+            self.started.add(hold_id)
 
     def close(self, hold_id: str) -> None:
-        """It is open no more; one that was opened in the same batch never was."""
+        """It is open no more; one that was opened in the same tail never was."""
         if self.opened.pop(hold_id, None) is None:
-            self.closed.append(hold_id)
+            self.closed.add(hold_id)
 
     def count(self, scope: int, day: int, source: str, booked: int, held: int) -> None:
         """Add to a counter that nobody has read."""
-        _add(self.counted, (scope, day, source), booked, held)
+        _add(self.counted.setdefault(scope, {}), (day, source), booked, held)
 
     def serve(self, key: tuple[str, int], booked: int, held: int) -> None:
         """Add to the counter of a service and day."""
         _add(self.served, key, booked, held)
 
-    def write(self, driver: Driver) -> None:
-        """Write all of it, and forget it."""
-        _insert(driver, _ENTRIES, self.entries)
+    def write(self, driver: Driver) -> int:
+        """Write what happened; returns how many entries."""
+        written = _insert(driver, _ENTRIES, self.entries)
+        self.entries.clear()
+        return written
+
+    def carry(self, driver: Driver) -> None:
+        """Write what follows from it, after all that happened is written; there is no tail then."""
         _insert(driver, _OPENED, [*chain.from_iterable(self.opened.values())])
         if self.started:
-            _each(driver, "UPDATE open_holds SET started = 1 WHERE hold_id IN", self.started)
+            _each(driver, "UPDATE open_holds SET started = 1 WHERE hold_id IN", [*self.started])
         if self.closed:
-            _each(driver, "DELETE FROM open_holds WHERE hold_id IN", self.closed)
+            _each(driver, "DELETE FROM open_holds WHERE hold_id IN", [*self.closed])
         counted: list[Any] = []
         for key, row in self.counters.items():
             counted += key
             counted += min(row[0], _MOST), min(row[1], _MOST)
         _insert(driver, _COUNTED, counted, _AS_COUNTED)
-        _add_up(driver, *_COUNTERS, self.counted)
+        added = {(scope, *at): row for scope, rows in self.counted.items() for at, row in rows.items()}
+        _add_up(driver, *_COUNTERS, added)
         _add_up(driver, *_SERVICES, self.served)
-        self.forget()
+        driver.execute(CARRIED)
+        self.begin_tail()
 
     def forget(self) -> None:
-        """Nothing waits any more."""
+        """Nothing waits any more, and the tail is to be read anew."""
         self.entries.clear()
+        self.begin_tail()
+
+    def begin_tail(self) -> None:
+        """The derived tables hold all that happened so far."""
+        self.length = 0
+        self.era += 1
         self.opened.clear()
         self.started.clear()
         self.closed.clear()
@@ -123,14 +142,16 @@ def _add(sums: dict[Any, list[int]], key: Any, booked: int, held: int) -> None:
         found[1] += held
 
 
-def _insert(driver: Driver, into: str, values: Sequence[Any], then: str = "") -> None:
+def _insert(driver: Driver, into: str, values: Sequence[Any], then: str = "") -> int:
     """Many rows a statement, given as the columns of one after the other: half the work of a statement a row."""
     width = into.count(",") + 1
-    if len(values) // width in _LENGTHS:  # mostly: one row of one caller, or a whole batch
-        driver.execute(_values(into, width, len(values) // width, then), values)
-        return
+    rows = len(values) // width
+    if rows in _LENGTHS:  # mostly: one row of one caller, or a whole batch
+        driver.execute(_values(into, width, rows, then), values)
+        return rows
     for chunk in _chunks(values, width):
         driver.execute(_values(into, width, len(chunk) // width, then), chunk)
+    return rows
 
 
 def _sum(one: str, other: str) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from podcastqa.clock import Clock, WindowKind, from_microseconds, microseconds
-from podcastqa.database import Database
+from podcastqa.database import Database, Driver
 from podcastqa.money import Usd
 from podcastqa.spend.books import Books
+from podcastqa.spend.changes import CARRIED
 from podcastqa.spend.entries import Entry, EntryKind, Operation
 from podcastqa.spend.standing import KINDS, Expired, ScopeKey, without
 from podcastqa.spend.writer import Writer
@@ -48,12 +49,12 @@ class Ledger:
     def standing(self, user_id: int, now: datetime) -> Standing:
         """What the system and the user have in the windows of `now`, read from one consistent state."""
         with self._database.snapshot() as driver:
-            return standing(Books(driver, now), user_id)
+            return standing(_read(driver, now), user_id)
 
     def service_standing(self, service: str, now: datetime) -> dict[WindowKind, Spent]:
         """What all together have spent on a service in the windows of `now`, as the ledger says."""
         with self._database.snapshot() as driver:
-            books = Books(driver, now)
+            books = _read(driver, now)
             return _spent(books, service, books.expired())
 
     def entries(self, *, after_id: int = 0) -> Iterator[Entry]:
@@ -112,6 +113,12 @@ class Ledger:
             driver.execute(_COUNTERS_FROM_ENTRIES)
             driver.execute(_SERVICES_FROM_ENTRIES)
             driver.execute(_BILL_COUNTERS.replace("source = ?", "1 = 1"))
+            driver.execute(CARRIED)
+
+    def carry(self) -> None:
+        """Bring the derived tables up to the newest entry: they say then what the entries do."""
+        with self.writing() as books:
+            books.carry()
 
 
 _PAGE = """SELECT id, hold_id, kind, user_id, service, operation, source, price, amount_pico, day, at_us, reason
@@ -138,6 +145,13 @@ _SERVICES_FROM_ENTRIES = """INSERT INTO service_counters (service, day, booked_p
  FROM entries UNION ALL
  SELECT e.service, h.day, 0, h.amount_pico FROM open_holds h
  JOIN entries e ON e.hold_id = h.hold_id AND e.kind = 'reserve') AS sums GROUP BY service, day"""
+
+
+def _read(driver: Driver, now: datetime) -> Books:
+    """The books as they are, for a look."""
+    books = Books(driver, now)
+    books.follow()
+    return books
 
 
 def standing(books: Books, user_id: int) -> Standing:

@@ -131,6 +131,10 @@ class Today:
     """The same scopes, with the most that each may come to today."""
     read: int = 0
     """At which reading of the books the room was told."""
+    era: int = -1
+    """Of which tail its rows are known to be."""
+    serving: list[int] = field(default_factory=lambda: [0, 0])
+    """What that tail adds to the service's counter: booked, held."""
 
     def has_room(self, pico: int) -> bool:
         """Whether so much surely fits into every window; if not, it takes a closer look."""

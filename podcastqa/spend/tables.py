@@ -1,7 +1,8 @@
 """The ledger is append-only, and everything beside it that makes a check fast can be rebuilt from it.
 
 `entries`, `limits` and `stops` are facts: triggers refuse to change or delete them. `open_holds`, `counters` and
-`service_counters` are derived (`ledger.rebuild`). `bill_days` is the last bill that each billing source gave. All
+`service_counters` are derived (`ledger.rebuild`): they are carried forward from time to time, up to the entry that
+`carried` names, and whoever reads them adds the entries after it, the tail. `bill_days` is the last bill that each billing source gave. All
 columns are NOT NULL: copies into other systems infer types from what they see first.
 """
 
@@ -106,6 +107,18 @@ service_counters = Table(
     CheckConstraint("held_pico >= 0", name="ck_service_counters_held"),
     info={"operator": True},
     sqlite_with_rowid=False,
+)
+
+carried = Table(
+    "carried",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("through_id", BigInteger, nullable=False),  # the last entry that the derived tables hold
+    Column("times", BigInteger, nullable=False),  # how often they were carried forward
+    Column("others", BigInteger, nullable=False),  # how often anything was written that is no entry of a writer
+    CheckConstraint("id = 1", name="ck_carried_one"),
+    CheckConstraint("through_id >= 0", name="ck_carried_through"),
+    info={"operator": True},
 )
 
 bill_days = Table(

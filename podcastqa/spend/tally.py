@@ -1,6 +1,6 @@
 """What every scope has today, this week and this month, as a batch sees it, and how its changes are counted.
 
-What was read is remembered until somebody else has written; then it is read anew, when it is asked for.
+What stands in the counters is read when it is asked for, and what the tail adds to it is counted on top.
 """
 
 from __future__ import annotations
@@ -23,40 +23,53 @@ class Tally:
     def __init__(self, driver: Driver) -> None:
         self.driver, self.changes = driver, Changes()
         self.day = self._reading = 0
+        self.own = 0
+        """How many entries this writer wrote since it last looked who else did."""
         self._standings: dict[ScopeKey, Standing] = {}
         self._today: dict[tuple[int, str, str], Today] = {}  # user, service, source
 
-    def at_day(self, today: date) -> None:
-        """The day on which all of the transaction happens."""
+    def at_day(self, today: date) -> bool:
+        """The day on which all of the transaction happens; whether it is another one, so that all is to be read anew.
+        """
         number = day_number(today)
-        if number != self.day:
-            self.day, self._edges = number, edges(today)
-            self.forget_standings_past(0)
+        if number == self.day:
+            return False
+        self.day, self._edges = number, edges(today)
+        self._standings = {}
+        self.forget_today()
+        return True
 
     def forget_counts(self) -> None:
-        """Somebody else has written, or nothing of this transaction is kept: read anew."""
+        """Nothing that is remembered may be believed: read anew."""
         self.changes.forget()
         self._written = False  # part of this transaction's changes stand in the database already
         self._read: set[ScopeKey] = set()  # whose standing is as the database has it
         self._users: set[int] = set()
         self._reading += 1
 
-    def forget_standings_past(self, most: int) -> None:
-        """Remember nobody where there are more than so many."""
-        if max(len(self._standings), len(self._today)) > most:
-            self._standings, self._read = {}, set()
-            self.forget_today()
+    def are_more_than(self, most: int) -> bool:
+        """Whether so many scopes, or kinds of operations, are remembered."""
+        return max(len(self._standings), len(self._today)) > most
+
+    def forget_scopes(self) -> None:
+        """Remember nobody; the tail has just been carried forward, so that the counters say it all."""
+        self._standings, self._read = {}, set()
+        self.forget_today()
 
     def forget_today(self) -> None:
         """What limits leave today is another now."""
         self._today.clear()
 
     def ask(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
-        """Rows as they are with all that was changed so far."""
-        if self.changes:
-            self.changes.write(self.driver)
-            self._written = True
+        """Rows as they are with all entries so far; of counters and open holds without what the tail makes of them."""
+        if self.changes.entries:
+            self.write_entries()
         return list(self.driver.execute(sql, values).fetchall())
+
+    def write_entries(self) -> None:
+        """Write what happened to the database, inside the transaction."""
+        self.own += self.changes.write(self.driver)
+        self._written = True
 
     # ── reading ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -72,6 +85,17 @@ class Tally:
                 self._users.add(scope)
             if day is not None:
                 found[scope].add(day, *counted)
+        for scope, standing in found.items():
+            self._add_tail(scope, standing)
+
+    def _add_tail(self, scope: int, standing: Standing) -> None:
+        """What the tail adds to a scope that was just read; from now on its rows are what its counters then are."""
+        counted = self.changes.counted.get(scope)
+        if not counted:
+            return
+        for day, source in [at for at in counted if standing.holds(at[0])]:
+            standing.add(day, source, *counted.pop((day, source)))
+            self.changes.counters[scope, day, source] = standing.row(day, source)
 
     def _cleared(self, scope: ScopeKey) -> Standing:
         """The scope's standing, to be filled with what was just read."""
@@ -142,7 +166,8 @@ class Tally:
         if service not in self._standings:
             self.forget_today()  # what is counted of that service from now on is counted here too
         found = self._cleared(service)
-        for day, booked, held in rows:
+        tail = [(at[1], *row) for at, row in self.changes.served.items() if at[0] == service and found.holds(at[1])]
+        for day, booked, held in (*rows, *tail):
             found.add(day, "", booked, held)
 
     # ── counting ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,29 +179,39 @@ class Tally:
         """
         today = today or (self.today(what) if day == self.day else None)
         if today is None:
-            self._count_other(what, day, booked, held)
-            return
-        counters = self.changes.counters
-        for key, row, standing in today.rows:
-            standing.add_today(row, booked, held)
-            counters[key] = row
-        self.changes.serve(today.served, booked, held)
-        if today.of_service is not None:
-            today.of_service.add(day, "", booked, held)
+            self.count_other(what.user_id, what.source, what.service, day, booked, held)
+        else:
+            self.count_today(today, booked, held)
 
-    def _count_other(self, what: Operation, day: int, booked: int, held: int) -> None:
+    def count_today(self, today: Today, booked: int, held: int) -> None:
+        """Of today, and of somebody who is remembered."""
+        changes = self.changes
+        if today.era != changes.era:  # its rows are among those to be carried forward from now on
+            today.era = changes.era
+            for key, row, _ in today.rows:
+                changes.counters[key] = row
+            today.serving = changes.served.setdefault(today.served, [0, 0])
+        for _, row, standing in today.rows:
+            standing.add_today(row, booked, held)
+        today.serving[0] += booked
+        today.serving[1] += held
+        if today.of_service is not None:
+            today.of_service.add(self.day, "", booked, held)
+
+    def count_other(self, user_id: int, source: str, service: str, day: int, booked: int, held: int) -> None:
         """Of another day, or of somebody who is not remembered."""
-        for scope in (SYSTEM_ID, what.user_id):
+        for scope in (SYSTEM_ID, user_id):
             standing = self._standings[scope] if scope in self._read else None
-            if standing is not None and standing.holds(day):  # the row is here: it is written as it then is
-                standing.add(day, what.source, booked, held)
-                self.changes.counters[scope, day, what.source] = standing.row(day, what.source)
+            if standing is not None and standing.holds(day):  # the row is here: it is carried forward as it then is
+                standing.add(day, source, booked, held)
+                self.changes.counters[scope, day, source] = standing.row(day, source)
             else:
-                self.changes.count(scope, day, what.source, booked, held)
-        self.changes.serve((what.service, day), booked, held)
-        if what.service in self._standings:
-            self._standings[what.service].add(day, "", booked, held)
-        self.forget_today()
+                self.changes.count(scope, day, source, booked, held)
+        self.changes.serve((service, day), booked, held)
+        if service in self._read:
+            self._standings[service].add(day, "", booked, held)
+        if day != self.day:
+            self.forget_today()  # other days leave today less, or more
 
 
 def _range(span: tuple[int, ...]) -> tuple[int, int]:

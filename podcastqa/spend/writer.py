@@ -84,6 +84,7 @@ class Writer:
         self._calling: asyncio.AbstractEventLoop | None = None  # the last loop that is about to call our thread
         self.line: Line = self._database.line()
         self._books: Books | None = None
+        self._still = False  # whether nobody else has written since our last turn
         self._tasks: ThreadPoolExecutor | None = None
 
     # ── asking ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -126,6 +127,7 @@ class Writer:
             books = self._begin()
             try:
                 with self.line.reachable():
+                    books.follow(self._still)
                     yield books
                     self._commit(books)
             except BaseException:
@@ -219,6 +221,7 @@ class Writer:
             while waiting:
                 batch.append(waiting.popleft())
             with self.line.reachable():
+                books.follow(self._still)
                 self._prepare(books, batch)
                 for job in batch:
                     job.answer_with(books)
@@ -242,15 +245,13 @@ class Writer:
 
     def _begin(self) -> Books:
         line = self.line
-        still = line.begin()
+        self._still = line.begin()
         self._leader = threading.get_ident()
         now = self._clock.now()  # in its turn: what is written later never happened before
         if self._books is None or self._books.driver is not line.driver:
             self._books = Books(line.driver, now)
         else:
             self._books.at(now)
-            if not still:
-                self._books.forget()
         return self._books
 
     def _commit(self, books: Books) -> None:

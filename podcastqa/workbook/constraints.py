@@ -132,6 +132,8 @@ ATTEMPTS: tuple[tuple[str, str], ...] = (
     ("ck_open_holds_started", _held(started="2")),
     ("counters primary key", "INSERT INTO counters (user_id, day, source) VALUES (0, 1, 's')"),
     ("ck_counters_held", "UPDATE counters SET held_pico = -1"),
+    ("ck_carried_one", "INSERT INTO carried VALUES (2, 0, 0, 0)"),
+    ("ck_carried_through", "UPDATE carried SET through_id = -1"),
     ("service_counters primary key", "INSERT INTO service_counters (service, day) VALUES ('s', 1)"),
     ("ck_service_counters_held", "UPDATE service_counters SET held_pico = -1"),
     ("bill_days primary key", "INSERT INTO bill_days VALUES ('s', 1, 0, 2, 2, 2)"),
