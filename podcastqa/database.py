@@ -74,8 +74,11 @@ class Line(Protocol):
     def give_back(self) -> None:
         """End the turn, where `begins_at_once` took it and an interrupt kept `begin` from using it."""
 
-    def begin(self) -> bool:
-        """Queue for the turn to write and begin; True if nobody else has written since this line last began."""
+    def begin(self, look_ahead: Callable[[], None]) -> bool:
+        """Queue for the turn to write and begin; True if nobody else has written since this line last began.
+
+        `look_ahead` may be called, inside a read transaction, while another one has the turn.
+        """
 
     def commit(self, write: Callable[[], None]) -> None:
         """Write the last of it (where it is sent at once: nothing is asked), make all durable, and end the turn."""

@@ -94,7 +94,7 @@ class PostgresLine:
     def give_back(self) -> None:
         """There was none."""
 
-    def begin(self) -> bool:
+    def begin(self, look_ahead: Callable[[], None]) -> bool:  # noqa: ARG002 – one question after the turn is enough
         """Wait for the turn; True if nobody else has written since this line last began."""
         self._books.take_turn()
         try:

@@ -71,7 +71,7 @@ class SqliteLine:
     ) -> None:
         """`here` says which process and file this is, `connected` makes a connection to it."""
         self._here, self._connected, self._lock, self._reachable = here, connected, lock, Reachable(path)
-        self._path = path
+        self._path, self._next = path, FileLock(path.with_name(path.name + ".next"))
         self._file: tuple[int, ...] = ()
         self._version, self._has_turn = -1, False
         self._is_flushed = False  # whether all that this line has seen is on the disk
@@ -85,7 +85,9 @@ class SqliteLine:
     def begins_at_once(self) -> bool:
         """Take the turn for `begin`, unless the disk has been slow of late or another writer has it."""
         if self._usual_seconds < self.quick_seconds:
-            self._has_turn = self._lock.take_if_free()
+            if self._next.take_if_free():
+                self._has_turn = self._lock.take_if_free()
+                self._next.__exit__()
             if not self._has_turn:  # who shares the file waits again, soon
                 self._usual_seconds = _NOT_KNOWN_SECONDS
         return self._has_turn
@@ -96,11 +98,14 @@ class SqliteLine:
             self._has_turn = False
             self._lock.__exit__()
 
-    def begin(self) -> bool:
+    def begin(self, look_ahead: Callable[[], None]) -> bool:
         """Wait for the turn; True if nobody else has written since this line last began."""
         with self._reachable:
             if not self._has_turn:
-                self._lock.__enter__()
+                with self._next:
+                    if not self._lock.take_if_free():
+                        self._look(look_ahead)
+                        self._lock.__enter__()
             self._has_turn = False
             try:
                 driver = self._current()
@@ -112,6 +117,15 @@ class SqliteLine:
         still, self._version = bool(version == self._version), version
         self._is_flushed = self._is_flushed and still
         return still
+
+    def _look(self, look_ahead: Callable[[], None]) -> None:
+        """Whoever is next looks at what is written while another one still writes: it has less to look at then."""
+        driver = self._current()
+        driver.execute("BEGIN")
+        try:
+            look_ahead()
+        finally:
+            driver.execute("ROLLBACK")
 
     def commit(self, write: Callable[[], None]) -> None:
         """Write the last of it, end the turn, and make all durable."""

@@ -245,7 +245,7 @@ class Writer:
 
     def _begin(self) -> Books:
         line = self.line
-        self._still = line.begin()
+        self._still = line.begin(self._look_ahead)
         self._leader = threading.get_ident()
         now = self._clock.now()  # in its turn: what is written later never happened before
         if self._books is None or self._books.driver is not line.driver:
@@ -253,6 +253,11 @@ class Writer:
         else:
             self._books.at(now)
         return self._books
+
+    def _look_ahead(self) -> None:
+        """Follow the others already: what is left to follow in our turn is little."""
+        if self._books is not None and self._books.driver is self.line.driver:
+            self._books.follow()
 
     def _commit(self, books: Books) -> None:
         if books.is_changed:
