@@ -35,7 +35,7 @@ SYSTEM = Scope(None)
 APP_ROLE, USER_ROLE = "podcastqa_app", "podcastqa_user"
 #: The server's advisory lock that those who write queue for; the schema is its second half.
 TURN_KEY = 7_068_716
-#: Said by every write that is not a ledger writer's: those follow each other's entries, and read anew after anything else.
+#: Said by every write but a ledger writer's own: those follow each other's entries, and read anew after anything else.
 OTHERS = "UPDATE carried SET others = others + 1"
 
 

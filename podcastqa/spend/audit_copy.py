@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from podcastqa.database import Database, Driver
-from podcastqa.spend.tables import APPEND_ONLY, STEP
+from podcastqa.spend.entries import STEP
+from podcastqa.spend.tables import APPEND_ONLY
 
 _CHUNK_ROWS = 20_000
 #: Each table: the column that names a row, its whole numbers, its texts.

@@ -15,14 +15,13 @@ from podcastqa.database import Driver
 from podcastqa.errors import HoldUnknown, LedgerUnavailable
 from podcastqa.money import Usd
 from podcastqa.spend.changes import LONGEST_TAIL
-from podcastqa.spend.entries import EntryKind, Hold, Operation, hold_id_stem
+from podcastqa.spend.entries import ENDS, STEP, EntryKind, Hold, Operation, hold_id_stem
 from podcastqa.spend.limits import InForce, in_force
 from podcastqa.spend.standing import NEVER, Expired, Today
 from podcastqa.spend.tally import Tally, marks
 
 #: How the reason of a settle begins that came after its hold had ended.
 _LATE = "settled after the hold had ended"
-_ENDS = "('settle', 'void', 'expire')"
 #: So many holds, and so many scopes, are remembered at most: Python's garbage collector walks through all of them.
 _MOST_REMEMBERED = 4096
 #: Where more entries are to be followed the books are read anew: they are carried forward far more often.
@@ -150,64 +149,43 @@ class Books(Tally):
 
     def _take(self, rows: Sequence[Any]) -> None:
         """Count entries as this writer would have, had it written them."""
-        changes, known = self.changes, self._today
-        for _, hold_id, kind, user_id, source, service, day, pico, expires_us, estimate in rows:
-            booked = held = 0
-            if kind == "reserve":
-                held = pico
-                changes.open(hold_id, user_id, source, day, pico, expires_us)
-                if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
-                    self._next_expiry_us = expires_us
-            elif kind == "start":
-                changes.start(hold_id)
-                if hold_id in self._open:
-                    self._open[hold_id] = True
-                continue
-            elif kind == "correct":
-                booked = pico
-            else:
-                booked, held = pico if kind == "settle" else 0, -(estimate or 0)
-                changes.close(hold_id)
-                self._open.pop(hold_id, None)
-                if hold_id in self._known:
-                    self._ended[hold_id] = EntryKind(kind), Usd.from_pico(pico)
-            today = known.get((user_id, service, source)) if day == self.day else None
-            if today is None or today.read != self._reading:
+        known, reading, this_day = self._today, self._reading, self.day
+        for _, kind, user_id, service, source, day, pico, hold_id, estimate in rows:
+            booked, held = 0, pico
+            if hold_id is not None:  # no reserve
+                if kind == "start":
+                    if hold_id in self._open:
+                        self._open[hold_id] = True
+                    continue
+                booked, held = (pico if kind in {"settle", "correct"} else 0), -estimate
+                if kind != "correct":
+                    self._open.pop(hold_id, None)
+                    if hold_id in self._known:
+                        self._ended[hold_id] = EntryKind(kind), Usd.from_pico(pico)
+            today = known.get((user_id, service, source))
+            if today is None or today.read != reading or day != this_day:
                 self.count_other(user_id, source, service, day, booked, held)
             else:
                 self.count_today(today, booked, held)
-        changes.length += len(rows)
+        self._next_expiry_us = None if rows else self._next_expiry_us
+        self.changes.length += len(rows)
 
     # ── holds ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def look_up(self, hold_ids: Iterable[str]) -> None:
         """Read what is not remembered of these holds, all at once."""
         ids = [one for one in dict.fromkeys(hold_ids) if one not in self._open and one not in self._ended]
-        unknown = [one for one in ids if one not in self._known]
-        if unknown:
-            for row in self.ask(f"{_RESERVES} WHERE kind = 'reserve' AND hold_id IN ({marks(unknown)})", unknown):
-                self._known[row[0]] = _hold(row)
-        ids = [one for one in ids if one in self._known]
         if not ids:
             return
-        self._open.update(self._ask_states(ids))
-        ended = [one for one in ids if one not in self._open]
-        if ended:
-            sql = (
-                f"SELECT hold_id, kind, amount_pico FROM entries WHERE kind IN {_ENDS} AND hold_id IN ({marks(ended)})"
-            )
-            self._ended |= {row[0]: (EntryKind(row[1]), Usd.from_pico(row[2])) for row in self.ask(sql, ended)}
-
-    def _ask_states(self, ids: Sequence[str]) -> dict[str, bool]:
-        changes = self.changes
-        rows = self.ask(f"SELECT hold_id, started FROM open_holds WHERE hold_id IN ({marks(ids)})", ids)
-        states = {
-            hold_id: bool(started) or hold_id in changes.started
-            for hold_id, started in rows
-            if hold_id not in changes.closed
-        }
-        states |= {one: bool(changes.opened[one][5]) for one in ids if one in changes.opened}
-        return states
+        for row in self.ask(f"{_LIVES} WHERE kind <> 'correct' AND hold_id IN ({marks(ids)}) ORDER BY id", ids):
+            hold_id, kind = row[0], EntryKind(row[1])
+            if kind is EntryKind.RESERVE:
+                self._known[hold_id], self._open[hold_id] = _hold(row), False
+            elif kind is EntryKind.START:
+                self._open[hold_id] = True
+            else:
+                self._open.pop(hold_id, None)
+                self._ended[hold_id] = kind, Usd.from_pico(row[7])
 
     def payers(self, hold_ids: Iterable[str]) -> set[int]:
         """Who pays for those of the holds that are remembered."""
@@ -263,19 +241,13 @@ class Books(Tally):
 
         All that are open are read for it: no index is kept for what few ask, and seldom.
         """
-        changes = self.changes
         if self._next_expiry_us is None:
-            [(first,)] = self.ask("SELECT min(expires_us) FROM open_holds WHERE started = 0")
-            in_tail = [row[6] for row in changes.opened.values() if not row[5]]
-            self._next_expiry_us = min([NEVER if first is None else int(first), *in_tail])
+            firsts = [first for (first,) in self.ask(_FIRST_EXPIRY) if first is not None]
+            self._next_expiry_us = min(firsts, default=NEVER)
         if self.now_us < self._next_expiry_us:
             return []
         self._next_expiry_us = None  # what is found now is closed if it makes room
-        gone = changes.started | changes.closed
-        found: list[Expired] = [tuple(row) for row in self.ask(_EXPIRED, (self.now_us,)) if row[0] not in gone]
-        late = [row for row in changes.opened.values() if not row[5] and row[6] <= self.now_us]
-        self.look_up(row[0] for row in late)
-        return found + [(*row[:5], self._known[row[0]].operation.service) for row in late]
+        return [tuple(row[:6]) for row in self.ask(_EXPIRED, (self.now_us, self.now_us))]
 
     # ── what people decided ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -324,24 +296,20 @@ class Books(Tally):
         expires_us = self._expires_us if hold.expires_at is self._expires else microseconds(hold.expires_at)
         pico = hold.estimate.pico
         self.changes.note(EntryKind.RESERVE, hold, day, pico, at_us, expires_us, "")
-        what = hold.operation
-        self.changes.open(hold.hold_id, what.user_id, what.source, day, pico, expires_us)
         self._known[hold.hold_id], self._open[hold.hold_id] = hold, False
         if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
             self._next_expiry_us = expires_us
-        self.count(what, day, 0, pico, today)
+        self.count(hold.operation, day, 0, pico, today)
 
     def start(self, hold: Hold, at: datetime) -> None:
         """Write that the operation is about to run: from now on it counts until it is resolved."""
         self.changes.note(EntryKind.START, hold, self._day(hold.reserved_at), 0, self._us(at), 0, "")
-        self.changes.start(hold.hold_id)
         self._open[hold.hold_id] = True
 
     def close(self, kind: EntryKind, hold: Hold, amount: Usd, at: datetime, reason: str = "") -> None:
         """Resolve the hold: what was held is given back, what it cost (settle) is booked."""
         day = self._day(hold.reserved_at)
         self.changes.note(kind, hold, day, amount.pico, self._us(at), 0, reason)
-        self.changes.close(hold.hold_id)
         self._open.pop(hold.hold_id, None)
         self._ended[hold.hold_id] = kind, amount
         self.count(hold.operation, day, amount.pico, -hold.estimate.pico)
@@ -375,18 +343,26 @@ class Followed(NamedTuple):
 
 
 def _hold(row: Sequence[Any]) -> Hold:
-    operation = Operation(user_id=row[1], service=row[2], operation=row[3], source=row[4], price=row[5])
-    return Hold(row[0], operation, Usd.from_pico(row[6]), from_microseconds(row[7]), from_microseconds(row[8]))
+    operation = Operation(user_id=row[2], service=row[3], operation=row[4], source=row[5], price=row[6])
+    return Hold(row[0], operation, Usd.from_pico(row[7]), from_microseconds(row[8]), from_microseconds(row[9]))
 
 
-_ENTRIES_AFTER = f"""SELECT id, hold_id, kind, user_id, source, service, day, amount_pico, expires_us,
- CASE WHEN kind IN {_ENDS} THEN (SELECT amount_pico FROM entries AS reserved WHERE reserved.hold_id = entries.hold_id
- AND reserved.kind = 'reserve') ELSE 0 END FROM entries WHERE id > ? ORDER BY id"""
+_RESERVED = f"(SELECT amount_pico FROM entries AS r WHERE r.hold_id = entries.hold_id AND ({STEP}) = 0)"
+_ENTRIES_AFTER = f"""SELECT id, kind, user_id, service, source, day, amount_pico,
+ CASE WHEN kind <> 'reserve' THEN hold_id END, CASE WHEN {ENDS} THEN coalesce({_RESERVED}, 0) ELSE 0 END
+ FROM entries WHERE id > ? ORDER BY id"""
 #: Decisions are looked at too: whoever types one into SQLite's shell says nothing of it in `carried`.
 _FOLLOWED = """SELECT through_id, through_id, times, others + (SELECT coalesce(max(id), 0) FROM limits)
  + (SELECT coalesce(max(id), 0) FROM stops) FROM carried"""
-_RESERVES = """SELECT hold_id, user_id, service, operation, source, price, amount_pico, at_us, expires_us
+_LIVES = """SELECT hold_id, kind, user_id, service, operation, source, price, amount_pico, at_us, expires_us
  FROM entries"""
-_EXPIRED = """SELECT h.hold_id, h.user_id, h.source, h.day, h.amount_pico, e.service FROM open_holds h
- JOIN entries e ON e.hold_id = h.hold_id AND e.kind = 'reserve' WHERE h.started = 0 AND h.expires_us <= ?"""
+_WENT_ON = f"EXISTS (SELECT 1 FROM entries WHERE hold_id = e.hold_id AND ({STEP}) > 0)"
+_IN_TAIL = "e.kind = 'reserve' AND e.id > (SELECT through_id FROM carried)"
+#: The earliest, of those that were carried forward and those of the tail; some may have started or ended since.
+_FIRST_EXPIRY = f"""SELECT min(expires_us) FROM open_holds WHERE started = 0
+ UNION ALL SELECT min(expires_us) FROM entries e WHERE {_IN_TAIL}"""
+_LATE_HOLD = "SELECT e.hold_id, e.user_id, e.source, e.day, e.amount_pico, e.service, e.id AS place FROM"
+_EXPIRED = f"""{_LATE_HOLD} open_holds h JOIN entries e ON e.hold_id = h.hold_id AND ({STEP}) = 0
+ WHERE h.started = 0 AND h.expires_us <= ? AND NOT {_WENT_ON}
+ UNION ALL {_LATE_HOLD} entries e WHERE {_IN_TAIL} AND e.expires_us <= ? AND NOT {_WENT_ON} ORDER BY place"""
 _LIMIT_ROWS = "SELECT user_id, service, window_kind, amount_pico, removed, from_us, id, set_us FROM limits"

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
 from typing import Any
 
 from podcastqa.database import Driver
-from podcastqa.spend.entries import EntryKind, Hold
+from podcastqa.spend.entries import ENDS, STEP, EntryKind, Hold
 from podcastqa.spend.standing import NEVER, CounterKey
 
 _ENTRIES = """entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price,
  reason)"""
-_OPENED = "open_holds (hold_id, user_id, source, day, amount_pico, started, expires_us)"
 _COUNTED = "counters (user_id, day, source, booked_pico, held_pico)"
 _AS_COUNTED = """ON CONFLICT (user_id, day, source)
  DO UPDATE SET booked_pico = excluded.booked_pico, held_pico = excluded.held_pico"""
@@ -30,6 +28,19 @@ _MOST_ROWS = _LENGTHS[-1]
 #: What 64 bits hold: a counter that would be more stays there for good, far above any limit, and every reserve is
 #: refused; a correction cannot say how far past that it was.
 _MOST = NEVER
+#: A hold's reserve, start and end in the index of its steps.
+_STARTED, _ENDED = (f"EXISTS (SELECT 1 FROM entries WHERE hold_id = r.hold_id AND ({STEP}) = {at})" for at in (1, 2))
+#: The reserves that nothing has resolved; a condition on the entries to look at may follow.
+OPEN_FROM_ENTRIES = f"""INSERT INTO open_holds (hold_id, user_id, source, day, amount_pico, started, expires_us)
+ SELECT hold_id, user_id, source, day, amount_pico, CASE WHEN {_STARTED} THEN 1 ELSE 0 END, expires_us
+ FROM entries r WHERE kind = 'reserve' AND NOT {_ENDED}"""
+_TAIL = "id > (SELECT through_id FROM carried)"
+_IN_TAIL = f"hold_id IN (SELECT hold_id FROM entries WHERE {_TAIL} AND"
+_CARRY_HOLDS = (
+    f"DELETE FROM open_holds WHERE {_IN_TAIL} {ENDS})",
+    f"UPDATE open_holds SET started = 1 WHERE {_IN_TAIL} kind = 'start')",
+    f"{OPEN_FROM_ENTRIES} AND {_TAIL}",
+)
 #: Said where the derived tables hold all entries.
 CARRIED = "UPDATE carried SET through_id = (SELECT coalesce(max(id), 0) FROM entries), times = times + 1"
 _NAMES = {kind: kind.value for kind in EntryKind}
@@ -47,11 +58,6 @@ class Changes:
     """How many entries the tail has, with those that wait."""
     era: int = 0
     """Another one after each time that the tail was carried forward, or is read anew."""
-    opened: dict[str, list[Any]] = field(default_factory=dict)
-    """Hold id → its row of open_holds."""
-    started: set[str] = field(default_factory=set)
-    closed: set[str] = field(default_factory=set)
-    """Ids of holds that stand in open_holds, and have started or ended since."""
     counters: dict[CounterKey, list[int]] = field(default_factory=dict)
     """Counter → what it then is: booked, held, billed."""
     counted: dict[int, dict[tuple[int, str], list[int]]] = field(default_factory=dict)
@@ -67,22 +73,6 @@ class Changes:
         entries += hold.hold_id, _NAMES[kind], what.user_id, what.source, what.service, what.operation
         entries += amount_pico, day, at_us, expires_us, what.price, why
         self.length += 1
-
-    def open(self, hold_id: str, user_id: int, source: str, day: int, pico: int, expires_us: int) -> None:
-        """A hold that counts from now on."""
-        self.opened[hold_id] = [hold_id, user_id, source, day, pico, 0, expires_us]
-
-    def start(self, hold_id: str) -> None:
-        """Its operation runs."""
-        if hold_id in self.opened:
-            self.opened[hold_id][5] = 1
-        else:
-            self.started.add(hold_id)
-
-    def close(self, hold_id: str) -> None:
-        """It is open no more; one that was opened in the same tail never was."""
-        if self.opened.pop(hold_id, None) is None:
-            self.closed.add(hold_id)
 
     def count(self, scope: int, day: int, source: str, booked: int, held: int) -> None:
         """Add to a counter that nobody has read."""
@@ -100,11 +90,8 @@ class Changes:
 
     def carry(self, driver: Driver) -> None:
         """Write what follows from it, after all that happened is written; there is no tail then."""
-        _insert(driver, _OPENED, [*chain.from_iterable(self.opened.values())])
-        if self.started:
-            _each(driver, "UPDATE open_holds SET started = 1 WHERE hold_id IN", [*self.started])
-        if self.closed:
-            _each(driver, "DELETE FROM open_holds WHERE hold_id IN", [*self.closed])
+        for change in _CARRY_HOLDS:
+            driver.execute(change)
         counted: list[Any] = []
         for key, row in self.counters.items():
             counted += key
@@ -125,9 +112,6 @@ class Changes:
         """The derived tables hold all that happened so far."""
         self.length = 0
         self.era += 1
-        self.opened.clear()
-        self.started.clear()
-        self.closed.clear()
         self.counters.clear()
         self.counted.clear()
         self.served.clear()
@@ -163,12 +147,7 @@ def _sum(one: str, other: str) -> str:
     )
 
 
-def _each(driver: Driver, change: str, keys: Sequence[str]) -> None:
-    for chunk in _chunks(keys):
-        driver.execute(f"{change} ({', '.join('?' * len(chunk))})", chunk)
-
-
-def _chunks(values: Sequence[Any], width: int = 1) -> Iterator[Sequence[Any]]:
+def _chunks(values: Sequence[Any], width: int) -> Iterator[Sequence[Any]]:
     """Rows of so many columns, in as few lengths as can be."""
     at = 0
     while left := (len(values) - at) // width:

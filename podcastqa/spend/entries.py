@@ -36,6 +36,11 @@ class EntryKind(StrEnum):
     CORRECT = "correct"
 
 
+#: Of SQL: whether an entry ends its hold, and which of the steps in a hold's life it is.
+ENDS = "kind IN ('settle', 'void', 'expire')"
+STEP = "CASE kind WHEN 'reserve' THEN 0 WHEN 'start' THEN 1 WHEN 'correct' THEN NULL ELSE 2 END"
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """What is to be paid for: who, for which service and operation, against which billing source."""

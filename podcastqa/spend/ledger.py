@@ -11,7 +11,7 @@ from podcastqa.clock import Clock, WindowKind, from_microseconds, microseconds
 from podcastqa.database import Database, Driver
 from podcastqa.money import Usd
 from podcastqa.spend.books import Books
-from podcastqa.spend.changes import CARRIED
+from podcastqa.spend.changes import CARRIED, OPEN_FROM_ENTRIES
 from podcastqa.spend.entries import Entry, EntryKind, Operation
 from podcastqa.spend.standing import KINDS, Expired, ScopeKey, without
 from podcastqa.spend.writer import Writer
@@ -109,7 +109,7 @@ class Ledger:
             driver.execute("DELETE FROM open_holds")
             driver.execute("DELETE FROM counters")
             driver.execute("DELETE FROM service_counters")
-            driver.execute(_OPEN_FROM_ENTRIES)
+            driver.execute(OPEN_FROM_ENTRIES)
             driver.execute(_COUNTERS_FROM_ENTRIES)
             driver.execute(_SERVICES_FROM_ENTRIES)
             driver.execute(_BILL_COUNTERS.replace("source = ?", "1 = 1"))
@@ -126,12 +126,6 @@ _PAGE = """SELECT id, hold_id, kind, user_id, service, operation, source, price,
 _BILL_COUNTERS = """INSERT INTO counters (user_id, day, source, bill_pico)
  SELECT user_id, day, source, gross_pico FROM bill_days WHERE source = ?
  ON CONFLICT (user_id, day, source) DO UPDATE SET bill_pico = excluded.bill_pico"""
-_OPEN_FROM_ENTRIES = """INSERT INTO open_holds (hold_id, user_id, source, day, amount_pico, started, expires_us)
- SELECT hold_id, user_id, source, day, amount_pico,
- CASE WHEN EXISTS (SELECT 1 FROM entries s WHERE s.hold_id = r.hold_id AND s.kind = 'start') THEN 1 ELSE 0 END,
- expires_us
- FROM entries r WHERE kind = 'reserve' AND NOT EXISTS (SELECT 1 FROM entries e
- WHERE e.hold_id = r.hold_id AND e.kind IN ('settle', 'void', 'expire'))"""
 _COUNTERS_FROM_ENTRIES = """INSERT INTO counters (user_id, day, source, booked_pico, held_pico)
  SELECT scope, day, source, sum(booked), sum(held) FROM (
  SELECT user_id AS scope, day, source, CASE WHEN kind IN ('settle', 'correct') THEN amount_pico ELSE 0 END AS booked,

@@ -2,8 +2,8 @@
 
 `entries`, `limits` and `stops` are facts: triggers refuse to change or delete them. `open_holds`, `counters` and
 `service_counters` are derived (`ledger.rebuild`): they are carried forward from time to time, up to the entry that
-`carried` names, and whoever reads them adds the entries after it, the tail. `bill_days` is the last bill that each billing source gave. All
-columns are NOT NULL: copies into other systems infer types from what they see first.
+`carried` names, and whoever reads them adds the entries after it, the tail. `bill_days` is the last bill that each
+billing source gave. All columns are NOT NULL: copies into other systems infer types from what they see first.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from sqlalchemy import (
 
 from podcastqa.database import metadata, row_id
 from podcastqa.money import MOST_PICO
-from podcastqa.spend.entries import EntryKind
+from podcastqa.spend.entries import STEP, EntryKind
 from podcastqa.users import owner
 
 _KINDS = " OR ".join(f"kind = '{kind}'" for kind in EntryKind)
-STEP = "CASE kind WHEN 'reserve' THEN 0 WHEN 'start' THEN 1 WHEN 'correct' THEN NULL ELSE 2 END"
 _OWNED = {"owner": "user_id"}
 _KEPT = {"owner": "user_id", "kept": True}  # stays when a user is deleted: the number without the name
 

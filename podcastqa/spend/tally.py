@@ -29,8 +29,7 @@ class Tally:
         self._today: dict[tuple[int, str, str], Today] = {}  # user, service, source
 
     def at_day(self, today: date) -> bool:
-        """The day on which all of the transaction happens; whether it is another one, so that all is to be read anew.
-        """
+        """The day on which all of it happens; whether it is another one, so that all is to be read anew."""
         number = day_number(today)
         if number == self.day:
             return False
