@@ -214,6 +214,7 @@ def build(
         hold_for=timedelta(seconds=settings.hold_seconds),
         name_of=lambda user_id: users.names().get(user_id, str(user_id)),
         kept=_kept_for_mail() if picked == "ses" and mailer is None else None,
+        first_percent=min(settings.alert_thresholds, default=101),
     )
     bill_path = settings.home / "local-meter.focus.csv"
     meter = Meter(bill_path, prices.named(settings.local_meter_price, clock.now().date()), clock, run_id=run_id)

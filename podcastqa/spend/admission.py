@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from podcastqa.clock import WindowKind
 from podcastqa.errors import LimitMissing
-from podcastqa.money import Usd
+from podcastqa.money import ZERO, Usd
 from podcastqa.spend.standing import KINDS, ScopeKey
 from podcastqa.users import SYSTEM_ID
 
@@ -31,14 +32,17 @@ class Kept:
         return min(self.most.pico, limit_pico // 100)
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What a settle did: the overrun past the estimate, and what each scope that has limits has spent by now."""
 
     overrun: Usd
     real: Mapping[ScopeKey, tuple[int, ...]]
-    """Pico-dollars in day, week and month, without what is held."""
+    """Pico-dollars in day, week and month, without what is held; empty where surely no threshold is reached."""
     limits: Picos
+
+
+#: There is nothing to tell anybody.
+QUIET = Settled(ZERO, {}, {})
 
 
 def fits(pico: int, spent: Sequence[int], limits: Sequence[int | None]) -> bool:

@@ -292,10 +292,11 @@ class Books(Tally):
 
     def open(self, hold: Hold, today: Today | None = None) -> None:
         """Write the reserve and count its estimate as held; `today`: what it moves, where that is known."""
-        at_us, day = self._us(hold.reserved_at), self._day(hold.reserved_at)
+        at_us, day, pico = self.now_us, self.day, hold.estimate.pico
+        if hold.reserved_at is not self.now:
+            at_us, day = microseconds(hold.reserved_at), day_number(hold.reserved_at.date())
         expires_us = self._expires_us if hold.expires_at is self._expires else microseconds(hold.expires_at)
-        pico = hold.estimate.pico
-        self.changes.note(EntryKind.RESERVE, hold, day, pico, at_us, expires_us, "")
+        self.changes.note("reserve", hold, day, pico, at_us, expires_us, "")
         self._known[hold.hold_id], self._open[hold.hold_id] = hold, False
         if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
             self._next_expiry_us = expires_us
@@ -303,16 +304,21 @@ class Books(Tally):
 
     def start(self, hold: Hold, at: datetime) -> None:
         """Write that the operation is about to run: from now on it counts until it is resolved."""
-        self.changes.note(EntryKind.START, hold, self._day(hold.reserved_at), 0, self._us(at), 0, "")
+        self.changes.note("start", hold, self._day(hold.reserved_at), 0, self._us(at), 0, "")
         self._open[hold.hold_id] = True
 
-    def close(self, kind: EntryKind, hold: Hold, amount: Usd, at: datetime, reason: str = "") -> None:
-        """Resolve the hold: what was held is given back, what it cost (settle) is booked."""
+    def close(self, kind: EntryKind, hold: Hold, amount: Usd, at: datetime, reason: str = "") -> Today | None:
+        """Resolve the hold: what was held is given back, what it cost (settle) is booked.
+
+        Returns what such an operation moves today; None for a hold of another day.
+        """
         day = self._day(hold.reserved_at)
-        self.changes.note(kind, hold, day, amount.pico, self._us(at), 0, reason)
+        self.changes.note(kind.value, hold, day, amount.pico, self._us(at), 0, reason)
         self._open.pop(hold.hold_id, None)
         self._ended[hold.hold_id] = kind, amount
-        self.count(hold.operation, day, amount.pico, -hold.estimate.pico)
+        today = self.today(hold.operation) if day == self.day else None
+        self.count(hold.operation, day, amount.pico, -hold.estimate.pico, today)
+        return today
 
     def settle_late(self, hold: Hold, actual: Usd, at: datetime, reason: str) -> None:
         """Book what a hold cost that had expired or was voided."""
@@ -321,7 +327,7 @@ class Books(Tally):
     def correct(self, hold: Hold, delta: Usd, at: datetime, reason: str) -> None:
         """Book a difference in the hold's own windows."""
         day = self._day(hold.reserved_at)
-        self.changes.note(EntryKind.CORRECT, hold, day, delta.pico, self._us(at), 0, reason)
+        self.changes.note("correct", hold, day, delta.pico, self._us(at), 0, reason)
         self.count(hold.operation, day, delta.pico, 0)
 
     def _us(self, instant: datetime) -> int:

@@ -13,7 +13,7 @@ from podcastqa.clock import Clock, WindowKind
 from podcastqa.database import Database
 from podcastqa.errors import HoldExpired, HoldIdReused, HoldResolved, Misuse
 from podcastqa.money import ZERO, Usd
-from podcastqa.spend.admission import Kept, Settled
+from podcastqa.spend.admission import QUIET, Kept, Settled
 from podcastqa.spend.books import Books
 from podcastqa.spend.decisions import Limits, refuse_if_stopped
 from podcastqa.spend.entries import (
@@ -47,8 +47,10 @@ class Budget(Room):
         hold_for: timedelta,
         name_of: Callable[[int], str] = str,
         kept: Kept | None = None,
+        first_percent: int = 0,
     ) -> None:
-        super().__init__(database, clock, system_limits, user_limits, name_of, kept)
+        """`first_percent`: at which share of a limit somebody first wants to be told; 0: of every settle."""
+        super().__init__(database, clock, system_limits, user_limits, name_of, kept, first_percent)
         self.writer, self._ledger, self._hold_for = ledger.writer, ledger, hold_for
 
     # ── the verbs ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -116,20 +118,19 @@ class Budget(Room):
 
     def reserving(self, operation: Operation, estimate: Usd, hold_id: str | None = None) -> Job[Hold]:
         """The job of `reserve`."""
-        return self._job(self._admit, operation, estimate, hold_id)
+        return Admission(self._admit, operation, checked_estimate(estimate), checked_hold_id(hold_id))
 
     def beginning(self, operation: Operation, estimate: Usd, hold_id: str | None = None) -> Job[Hold]:
         """The job of `begin`."""
-        return self._job(self._begin, operation, estimate, hold_id)
+        return Admission(self._begin, operation, checked_estimate(estimate), checked_hold_id(hold_id))
 
     def booking(self, operation: Operation, estimate: Usd, hold_id: str | None = None) -> Job[Hold]:
         """The job of `book`."""
-        return self._job(self._book, operation, estimate, hold_id)
+        return Admission(self._book, operation, checked_estimate(estimate), checked_hold_id(hold_id))
 
     def settling(self, hold_id: str, actual: Usd, reason: str = "") -> Job[Settled]:
         """The job of `settle`; says too where system and user stand then."""
-        actual = checked_estimate(actual)
-        return Doing(lambda books: self._settle(books, hold_id, actual, reason), hold_id)
+        return Settlement(self._settle, hold_id, checked_estimate(actual), reason)
 
     def correcting(self, hold_id: str, delta: Usd, reason: str) -> Job[None]:
         """The job of `correct`; it is not done again where a connection was cut, for twice would be two corrections."""
@@ -138,16 +139,11 @@ class Budget(Room):
         delta = checked_amount(delta)
         return Doing(lambda books: books.correct(books.get(hold_id), delta, books.now, reason), hold_id, again=False)
 
-    def _job(
-        self, do: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str | None
-    ) -> Job[Hold]:
-        given = checked_hold_id(hold_id) or ""
-        return Admission(do, operation, checked_estimate(estimate), given)
-
     def _admit(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
         known = books.found(hold_id)
-        if known is not None:
-            return _same(known, operation, estimate)
+        return self._open(books, operation, estimate, hold_id) if known is None else _same(known, operation, estimate)
+
+    def _open(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
         refuse_if_stopped(books.stop())
         books.serve(self)
         today = books.today(operation)
@@ -159,13 +155,14 @@ class Budget(Room):
         return hold
 
     def _begin(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
-        was_there = books.found(hold_id) is not None
-        hold = self._admit(books, operation, estimate, hold_id)
-        if was_there:
-            self._start(books, hold_id)
-        else:
+        known = books.found(hold_id)
+        if known is None:
+            hold = self._open(books, operation, estimate, hold_id)
             books.start(hold, hold.reserved_at)
-        return hold
+            return hold
+        _same(known, operation, estimate)
+        self._start(books, hold_id)
+        return known
 
     def _book(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
         hold = self._admit(books, operation, estimate, hold_id)
@@ -196,7 +193,9 @@ class Budget(Room):
     def _settle(self, books: Books, hold_id: str, actual: Usd, reason: str) -> Settled:
         hold, end = books.get(hold_id), books.end(hold_id)
         if end is None:
-            books.close(EntryKind.SETTLE, hold, actual, books.now, reason)
+            today = books.close(EntryKind.SETTLE, hold, actual, books.now, reason)
+            if today is not None and today.is_quiet() and actual.pico <= hold.estimate.pico:
+                return QUIET  # nearly always
         else:
             settled = end[1] if end[0] is EntryKind.SETTLE else books.settled_late(hold_id)
             if settled is None:
@@ -207,9 +206,8 @@ class Budget(Room):
                     next_step="Mend it with a correction and a reason.",
                 )
         limits = self.limits_on(books, hold.operation)
-        real = {scope: books.standing(scope).real for scope in limits}
         overrun = actual - hold.estimate if actual.pico > hold.estimate.pico else ZERO
-        return Settled(overrun, real, limits)
+        return Settled(overrun, {scope: books.standing(scope).real for scope in limits}, limits)
 
     def _void(self, books: Books, hold_id: str, reason: str) -> None:
         hold, end = books.get(hold_id), books.end(hold_id)
@@ -232,6 +230,7 @@ class Admission(Job[Hold]):
     def __init__(
         self, verb: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str
     ) -> None:
+        """`hold_id`: empty for a new one."""
         super().__init__(hold_id, operation.user_id)
         self.verb, self.operation, self.estimate = verb, operation, estimate
 
@@ -240,6 +239,22 @@ class Admission(Job[Hold]):
         if not self.hold_id:  # once: where it is tried again, its first try may be written
             self.hold_id = new_hold_id(books.stem)
         return self.verb(books, self.operation, self.estimate, self.hold_id)
+
+
+class Settlement(Job[Settled]):
+    """What a caller says that a hold cost."""
+
+    __slots__ = ("actual", "reason", "verb")
+
+    def __init__(
+        self, verb: Callable[[Books, str, Usd, str], Settled], hold_id: str, actual: Usd, reason: str
+    ) -> None:
+        super().__init__(hold_id, 0)
+        self.verb, self.actual, self.reason = verb, actual, reason
+
+    def do(self, books: Books) -> Settled:
+        """Book it."""
+        return self.verb(books, self.hold_id, self.actual, self.reason)
 
 
 def _same(known: Hold, operation: Operation, estimate: Usd) -> Hold:

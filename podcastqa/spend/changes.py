@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from podcastqa.database import Driver
-from podcastqa.spend.entries import ENDS, STEP, EntryKind, Hold
+from podcastqa.spend.entries import ENDS, STEP, Hold
 from podcastqa.spend.standing import NEVER, CounterKey
 
 _ENTRIES = """entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price,
@@ -43,7 +43,6 @@ _CARRY_HOLDS = (
 )
 #: Said where the derived tables hold all entries.
 CARRIED = "UPDATE carried SET through_id = (SELECT coalesce(max(id), 0) FROM entries), times = times + 1"
-_NAMES = {kind: kind.value for kind in EntryKind}
 _COUNTERS = "counters", ("user_id", "day", "source")
 _SERVICES = "service_counters", ("service", "day")
 
@@ -65,13 +64,11 @@ class Changes:
     served: dict[tuple[str, int], list[int]] = field(default_factory=dict)
     """(service, day) → what is added: booked, held."""
 
-    def note(
-        self, kind: EntryKind, hold: Hold, day: int, amount_pico: int, at_us: int, expires_us: int, why: str
-    ) -> None:
+    def note(self, kind: str, hold: Hold, day: int, amount_pico: int, at_us: int, expires_us: int, why: str) -> None:
         """Append an entry."""
-        what, entries = hold.operation, self.entries
-        entries += hold.hold_id, _NAMES[kind], what.user_id, what.source, what.service, what.operation
-        entries += amount_pico, day, at_us, expires_us, what.price, why
+        hold_id, what = hold[:2]
+        columns = what.user_id, what.source, what.service, what.operation
+        self.entries += hold_id, kind, *columns, amount_pico, day, at_us, expires_us, what.price, why
         self.length += 1
 
     def count(self, scope: int, day: int, source: str, booked: int, held: int) -> None:

@@ -94,6 +94,8 @@ def checked_name(what: str, name: str) -> str:
 
 def checked_estimate(estimate: Usd) -> Usd:
     """The estimate, if it may be reserved: an exact amount that is not negative."""
+    if isinstance(estimate, Usd) and 0 <= estimate.pico <= MOST_PICO:
+        return estimate
     if checked_amount(estimate).pico < 0:
         raise BadEstimate(f"An estimate cannot be negative: {estimate.shown()}.")
     return estimate
@@ -108,11 +110,13 @@ def checked_amount(amount: Usd) -> Usd:
     return amount
 
 
-def checked_hold_id(hold_id: str | None) -> str | None:
-    """The id, if it can be one; None or nothing asks for a new one."""
-    if hold_id and not (isinstance(hold_id, str) and len(hold_id) <= 200):
+def checked_hold_id(hold_id: str | None) -> str:
+    """The id, if it can be one; nothing, which asks for a new one, where none is given."""
+    if not hold_id:
+        return ""
+    if not (isinstance(hold_id, str) and len(hold_id) <= 200):
         raise Misuse("The id of a hold is a text of 1 to 200 characters.")
-    return hold_id or None
+    return hold_id
 
 
 def new_hold_id(stem: str = "") -> str:

@@ -36,9 +36,10 @@ class Room(Decisions):
         user_limits: Limits,
         name_of: Callable[[int], str],
         kept: Kept | None,
+        first_percent: int,
     ) -> None:
         super().__init__(database, clock, system_limits, user_limits)
-        self._name_of, self._kept = name_of, kept
+        self._name_of, self._kept, self._first_percent = name_of, kept, first_percent
 
     def make_room(self, books: Books, operation: Operation, estimate: Usd) -> None:
         """Let it in if it fits into every window; where it does not, what ran out of time no longer counts, and is
@@ -67,6 +68,7 @@ class Room(Decisions):
             return False
         if not today.room:
             today.limits = self._most(books, operation, limits)
+            today.levels = self._levels(books, operation, limits)
             for scope, _ in today.limits:
                 books.standing(scope)
             books.look(today)
@@ -81,6 +83,17 @@ class Room(Decisions):
             is_missing = any(None in picos for scope, picos in left.items() if not isinstance(scope, str))
             all_of_them = [(scope, [NEVER if p is None else p for p in picos]) for scope, picos in left.items()]
             found = books.memory[key] = [] if is_missing else all_of_them
+        return found
+
+    def _levels(self, books: Books, operation: Operation, limits: Picos) -> Sequence[tuple[ScopeKey, Sequence[int]]]:
+        """The real spend up to which less than the first threshold of each limit is reached."""
+        key = "levels", operation.user_id, operation.service
+        found: Sequence[tuple[ScopeKey, Sequence[int]]] | None = books.memory.get(key)
+        if found is None:
+            found = books.memory[key] = [
+                (scope, [NEVER if p is None else (self._first_percent * p - 1) // 100 for p in picos])
+                for scope, picos in limits.items()
+            ]
         return found
 
     @staticmethod

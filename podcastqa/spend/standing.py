@@ -63,6 +63,11 @@ class Standing:
         (day, week, month), (a_day, a_week, a_month) = self.other_total, limits
         return min(a_day - day, a_week - week, a_month - month)
 
+    def most_booked_today(self, levels: Sequence[int]) -> int:
+        """The most that today's real spend may come to, so that none of day, week and month is past its level."""
+        (day, week, month), (a_day, a_week, a_month) = self.other_real, levels
+        return min(a_day - day, a_week - week, a_month - month)
+
     def holds(self, day: int) -> bool:
         """Whether that day is in one of the windows, so that its rows are here."""
         span = self.edges
@@ -96,10 +101,6 @@ class Standing:
 
     def add_today(self, row: list[int], booked: int, held: int, billed: int = 0) -> None:
         """The same, for a row of today."""
-        if not booked and not billed:  # a reserve
-            row[1] += held
-            self.total_today += held
-            return
         more = _more(row, booked, held, billed)
         self.real_today += more
         self.total_today += more + held
@@ -129,6 +130,10 @@ class Today:
     """Every scope that has limits, with what they leave it in day, week and month; empty where nobody has asked yet."""
     room: Sequence[tuple[Standing, int]] = ()
     """The same scopes, with the most that each may come to today."""
+    levels: Sequence[tuple[ScopeKey, Sequence[int]]] = ()
+    """Every scope that has limits, with the real spend in day, week and month past which somebody wants to be told."""
+    quiet: Sequence[tuple[Standing, int]] = ()
+    """The same scopes, with the real spend that each may come to today and nobody need be told."""
     read: int = 0
     """At which reading of the books the room was told."""
     era: int = -1
@@ -142,6 +147,13 @@ class Today:
             if standing.total_today + pico > most:
                 return False
         return bool(self.room)
+
+    def is_quiet(self) -> bool:
+        """Whether surely nobody need be told of what is spent; if not, it takes a closer look."""
+        for standing, most in self.quiet:
+            if standing.real_today > most:
+                return False
+        return bool(self.quiet)
 
 
 def without(expired: Sequence[Expired], scope: ScopeKey, standing: Standing) -> Sequence[int]:

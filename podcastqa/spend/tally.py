@@ -154,6 +154,8 @@ class Tally:
         known = [(self._standings[scope], picos) for scope, picos in today.limits if scope in self._read]
         is_whole = len(known) == len(today.limits)
         today.room = [(has, has.most_today(picos)) for has, picos in known] if is_whole else ()
+        quiet = [(self._standings[scope], levels) for scope, levels in today.levels] if is_whole else []
+        today.quiet = [(has, has.most_booked_today(levels)) for has, levels in quiet]
 
     def spent_on(self, service: str) -> int:
         """Pico-dollars booked or held for a service since the week or the month of today began."""
@@ -176,7 +178,8 @@ class Tally:
 
         `today`: what such an operation moves, where the caller has just asked.
         """
-        today = today or (self.today(what) if day == self.day else None)
+        if today is None and day == self.day:
+            today = self.today(what)
         if today is None:
             self.count_other(what.user_id, what.source, what.service, day, booked, held)
         else:
@@ -190,8 +193,13 @@ class Tally:
             for key, row, _ in today.rows:
                 changes.counters[key] = row
             today.serving = changes.served.setdefault(today.served, [0, 0])
-        for _, row, standing in today.rows:
-            standing.add_today(row, booked, held)
+        if booked:
+            for _, row, standing in today.rows:
+                standing.add_today(row, booked, held)
+        else:  # a reserve, mostly
+            for _, row, standing in today.rows:
+                row[1] += held
+                standing.total_today += held
         today.serving[0] += booked
         today.serving[1] += held
         if today.of_service is not None:

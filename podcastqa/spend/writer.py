@@ -46,15 +46,6 @@ class Job(Generic[T]):
         """Look, then change; returns the answer."""
         raise NotImplementedError
 
-    def answer_with(self, books: Books) -> None:
-        """Do it; a refusal is an answer."""
-        try:
-            self.answer, self.problem = self.do(books), None
-        except PodcastQAError as problem:
-            if isinstance(problem, LedgerUnavailable):
-                raise
-            self.problem = problem
-
 
 class Doing(Job[T]):
     """A job that is one function of the books."""
@@ -224,7 +215,12 @@ class Writer:
                 books.follow(self._still)
                 self._prepare(books, batch)
                 for job in batch:
-                    job.answer_with(books)
+                    try:
+                        job.answer, job.problem = job.do(books), None
+                    except LedgerUnavailable:
+                        raise
+                    except PodcastQAError as refusal:  # it is an answer
+                        job.problem = refusal
                 self._commit(books)
         except BaseException:
             self._back(books)
