@@ -21,7 +21,7 @@ _COUNTED = "counters (user_id, day, source, booked_pico, held_pico)"
 _AS_COUNTED = """ON CONFLICT (user_id, day, source)
  DO UPDATE SET booked_pico = excluded.booked_pico, held_pico = excluded.held_pico"""
 #: A tail that is longer is carried forward: whoever starts anew has to read it.
-LONGEST_TAIL = 512
+LONGEST_TAIL = 1024
 #: Rows a statement: powers of two up to here, so that the database prepares a handful of statements once.
 _LENGTHS = (1, 2, 4, 8, 16, 32, 64)
 _MOST_ROWS = _LENGTHS[-1]

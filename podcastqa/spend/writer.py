@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,10 +68,11 @@ class Writer:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database, self._clock = database, clock
         self._begin_anew()
+        _writers.add(self)
 
     def _begin_anew(self) -> None:
         """A forked child has none of its parent's threads, callers or connections."""
-        self._pid, self._turn, self._leader = os.getpid(), threading.Lock(), 0
+        self._turn, self._leader = threading.Lock(), 0
         self._waiting: deque[Job[Any]] = deque()
         self._calling: asyncio.AbstractEventLoop | None = None  # the last loop that is about to call our thread
         self.line: Line = self._database.line()
@@ -94,7 +96,6 @@ class Writer:
 
     async def ask(self, job: Job[T]) -> T:
         """The same for a task."""
-        self._here()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         job.future = future
@@ -129,15 +130,13 @@ class Writer:
 
     def close(self) -> None:
         """End the writer's thread."""
-        if self._tasks is not None and self._pid == os.getpid():
+        if self._tasks is not None:
             self._tasks.shutdown()
         self._begin_anew()
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _here(self) -> None:
-        if self._pid != os.getpid():
-            self._begin_anew()
         if self._leader == threading.get_ident():
             raise RuntimeError("this thread already holds the turn to write: one write inside another would never end")
 
@@ -230,14 +229,17 @@ class Writer:
 
     def _prepare(self, books: Books, batch: list[Job[Any]]) -> None:
         """Read what the batch asks for, in as few questions as can be."""
-        first = batch[0]
-        if len(batch) == 1 and not first.hold_id and books.knows(first.user_id):
-            return  # a lone caller's usual reserve
-        users = {job.user_id for job in batch if job.user_id}
-        if ids := [job.hold_id for job in batch if job.hold_id]:
+        users, ids = set(), []
+        for job in batch:
+            if job.hold_id:
+                ids.append(job.hold_id)
+            if not books.knows(job.user_id):
+                users.add(job.user_id)
+        if ids:
             books.look_up(ids)
             users.update(books.payers(ids))
-        books.prepare(users)
+        if users:
+            books.prepare(users - {0})
 
     def _begin(self) -> Books:
         line = self.line
@@ -266,6 +268,17 @@ class Writer:
         books.undo()
         with suppress(Exception):  # what went wrong is being said already
             self.line.rollback()
+
+
+_writers = weakref.WeakSet[Writer]()
+
+
+def _begin_anew() -> None:
+    for writer in tuple(_writers):
+        writer._begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _answer(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> None:
