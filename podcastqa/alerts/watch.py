@@ -13,7 +13,7 @@ from podcastqa.alerts.outbox import Delivery, Outbox
 from podcastqa.clock import Clock, WindowKind, window, windows
 from podcastqa.errors import OverLimit
 from podcastqa.money import ZERO, Usd
-from podcastqa.spend.admission import Settled, all_below
+from podcastqa.spend.admission import QUIET, Settled, all_below
 from podcastqa.spend.budget import Budget
 from podcastqa.spend.entries import Hold, Operation
 from podcastqa.spend.ledger import NOTHING
@@ -47,6 +47,8 @@ class Watch:
 
     def may_be_due(self, settled: Settled) -> bool:
         """Whether a threshold is reached that this process has not mailed about: most settles need not look further."""
+        if settled is QUIET:
+            return False
         if settled.overrun:
             return True
         lowest = min(self.thresholds, default=101)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from podcastqa.clock import day_number, from_microseconds, microseconds
+from podcastqa.clock import from_microseconds, microseconds, utc
 from podcastqa.database import Driver
 from podcastqa.errors import HoldUnknown, LedgerUnavailable
 from podcastqa.money import Usd
@@ -208,6 +208,10 @@ class Books(Tally):
             raise HoldUnknown(f"There is no hold {hold_id}.", next_step="Reserve it first.")
         return hold
 
+    def if_open(self, hold_id: str) -> Hold | None:
+        """The hold of that id, if it is known to be open."""
+        return self._known.get(hold_id) if hold_id in self._open else None
+
     def end(self, hold_id: str) -> tuple[EntryKind, Usd] | None:
         """How the hold was resolved, and the amount; None while it is open."""
         if hold_id in self._open:
@@ -292,9 +296,7 @@ class Books(Tally):
 
     def open(self, hold: Hold, today: Today | None = None) -> None:
         """Write the reserve and count its estimate as held; `today`: what it moves, where that is known."""
-        at_us, day, pico = self.now_us, self.day, hold.estimate.pico
-        if hold.reserved_at is not self.now:
-            at_us, day = microseconds(hold.reserved_at), day_number(hold.reserved_at.date())
+        at_us, day, pico = self._us(hold.reserved_at), self._day(hold.reserved_at), hold.estimate.pico
         expires_us = self._expires_us if hold.expires_at is self._expires else microseconds(hold.expires_at)
         self.changes.note("reserve", hold, day, pico, at_us, expires_us, "")
         self._known[hold.hold_id], self._open[hold.hold_id] = hold, False
@@ -316,9 +318,7 @@ class Books(Tally):
         self.changes.note(kind.value, hold, day, amount.pico, self._us(at), 0, reason)
         self._open.pop(hold.hold_id, None)
         self._ended[hold.hold_id] = kind, amount
-        today = self.today(hold.operation) if day == self.day else None
-        self.count(hold.operation, day, amount.pico, -hold.estimate.pico, today)
-        return today
+        return self.count(hold.operation, day, amount.pico, -hold.estimate.pico)
 
     def settle_late(self, hold: Hold, actual: Usd, at: datetime, reason: str) -> None:
         """Book what a hold cost that had expired or was voided."""
@@ -334,7 +334,7 @@ class Books(Tally):
         return self.now_us if instant is self.now else microseconds(instant)
 
     def _day(self, instant: datetime) -> int:
-        return self.day if instant is self.now else day_number(instant.date())
+        return self.day if instant is self.now else utc(instant).toordinal()
 
 
 class Followed(NamedTuple):

@@ -144,7 +144,8 @@ class Budget(Room):
         return self._open(books, operation, estimate, hold_id) if known is None else _same(known, operation, estimate)
 
     def _open(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
-        refuse_if_stopped(books.stop())
+        if word := books.stop():
+            refuse_if_stopped(word)
         books.serve(self)
         today = books.today(operation)
         if today is None or not today.has_room(estimate.pico):
@@ -191,7 +192,9 @@ class Budget(Room):
             books.start(hold, now)
 
     def _settle(self, books: Books, hold_id: str, actual: Usd, reason: str) -> Settled:
-        hold, end = books.get(hold_id), books.end(hold_id)
+        hold, end = books.if_open(hold_id), None
+        if hold is None:
+            hold, end = books.get(hold_id), books.end(hold_id)
         if end is None:
             today = books.close(EntryKind.SETTLE, hold, actual, books.now, reason)
             if today is not None and today.is_quiet() and actual.pico <= hold.estimate.pico:
@@ -246,9 +249,7 @@ class Settlement(Job[Settled]):
 
     __slots__ = ("actual", "reason", "verb")
 
-    def __init__(
-        self, verb: Callable[[Books, str, Usd, str], Settled], hold_id: str, actual: Usd, reason: str
-    ) -> None:
+    def __init__(self, verb: Callable[[Books, str, Usd, str], Settled], hold_id: str, actual: Usd, reason: str) -> None:
         super().__init__(hold_id, 0)
         self.verb, self.actual, self.reason = verb, actual, reason
 

@@ -14,7 +14,7 @@ import os
 import threading
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
@@ -291,15 +291,13 @@ def _answer(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> No
         job.done = True
         if job.future is not None:
             loops[job.future.get_loop()].append(job)
+    _tell(loops.pop(here, ()) if here else ())
     for loop, jobs in loops.items():
-        if loop is here:
-            _tell(jobs)
-            continue
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_tell, jobs)
 
 
-def _tell(jobs: list[Job[Any]]) -> None:
+def _tell(jobs: Iterable[Job[Any]]) -> None:
     for job in jobs:
         future = job.future
         if future is None or future.done():  # cancelled meanwhile: what was written stands
