@@ -81,26 +81,42 @@ class Life:
         usual: dict[tuple[Scope, WindowKind], int] = {(0, kind): pico for kind, pico in SYSTEM.items()}
         self.model = Model(usual | {(-1, kind): pico for kind, pico in USER.items()})
         self.recent: list[str] = []
+        self.writer = 0
         self._open()
         self.users = [Users(self.database, self.clock).add(f"user-{n}").id for n in range(USERS)]
 
     def _open(self) -> None:
         self.database = open_database(self.url or f"sqlite:///{self.folder}/books.sqlite")
-        self.ledger = Ledger(self.database, self.clock)
+        self.ledgers = [Ledger(self.database, self.clock) for _ in range(2)]
         limits = [{kind: Usd.from_pico(pico) for kind, pico in usual.items()} for usual in (SYSTEM, USER)]
-        self.budget = Budget(
-            *(self.database, self.ledger, self.clock), system_limits=limits[0], user_limits=limits[1], hold_for=HOLD_FOR
-        )
+        self.budgets = [
+            Budget(
+                *(self.database, ledger, self.clock), system_limits=limits[0], user_limits=limits[1], hold_for=HOLD_FOR
+            )
+            for ledger in self.ledgers
+        ]
+
+    @property
+    def ledger(self) -> Ledger:
+        """One of the two who write the same books, each on a connection of its own: they follow each other."""
+        return self.ledgers[self.writer]
+
+    @property
+    def budget(self) -> Budget:
+        return self.budgets[self.writer]
 
     # ── what may happen ───────────────────────────────────────────────────────────────────────────────────────────
 
     def step(self) -> None:
-        names = ("spend", "batch", "jump", "edge", "limit", "stop", "bill", "restart", "full")
+        names = ("spend", "batch", "jump", "edge", "limit", "stop", "bill", "restart", "full", "carry")
+        self.writer = self.random.choice((self.writer, self.writer, 0, 1))
         people_decide = (4, 2) if self.done["limit"] < 500 else (0.01, 0.1)  # as rarely as people do, in a long life
-        name = self.random.choices(names, (70, 8, 10, 1, *people_decide, 3, 1, 1))[0]
+        name = self.random.choices(names, (70, 8, 10, 1, *people_decide, 3, 1, 1, 2))[0]
         getattr(self, f"_{name}")()
         self.done[name] += 1
         self.compare()
+        if name == "carry":
+            self.compare_derived()
 
     def _spend(self) -> None:
         job, model = self._anything()
@@ -147,9 +163,18 @@ class Life:
         self._spend()
 
     def _restart(self) -> None:
-        self.budget.writer.close()
+        for budget in self.budgets:
+            budget.writer.close()
         self.database.close()
         self._open()
+
+    def _carry(self) -> None:
+        """Counters and open holds are brought up to the newest entry, by one writer and then by the other."""
+        for writer in (self.writer, 1 - self.writer):
+            self.writer = writer
+            self._spend()
+            self.ledger.carry()
+            self._batch()
 
     def _jump(self) -> None:
         self.clock.instant += self.random.choice(JUMPS)
@@ -265,6 +290,9 @@ class Life:
         for hold_id, hold in self.model.holds.items():
             must = (1, int(bool(hold.ended)), (hold.settled or 0) + hold.corrected)
             self._same((hold_id, *ends[hold_id]), (hold_id, *must))
+        self.compare_derived()
+
+    def compare_derived(self) -> None:
         kept = self._derived()
         self.ledger.rebuild()
         self._same(self._derived(), kept)

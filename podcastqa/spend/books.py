@@ -159,9 +159,7 @@ class Books(Tally):
                     continue
                 booked, held = (pico if kind in {"settle", "correct"} else 0), -estimate
                 if kind != "correct":
-                    self._open.pop(hold_id, None)
-                    if hold_id in self._known:
-                        self._ended[hold_id] = EntryKind(kind), Usd.from_pico(pico)
+                    self._open.pop(hold_id, None)  # how it ended is looked up if somebody asks
             today = known.get((user_id, service, source))
             if today is None or today.read != reading or day != this_day:
                 self.count_other(user_id, source, service, day, booked, held)
