@@ -10,6 +10,7 @@ from typing import Any
 
 from podcastqa.clock import day_number, from_microseconds
 from podcastqa.money import MOST_PICO
+from podcastqa.spend.entries import STARTS
 from podcastqa.spend.standing import NEVER
 
 _EPOCH_DAY = day_number(from_microseconds(0).date())
@@ -27,7 +28,7 @@ PREPARED = (
     f"CREATE MACRO date_of(number) AS (DATE '1970-01-01' + (number - {_EPOCH_DAY})::INTEGER)::VARCHAR",
     "CREATE MACRO whose(number) AS CASE WHEN number = 0 THEN 'the whole system' ELSE 'user ' || number END",
     f"""CREATE TABLE lives AS SELECT hold_id, min(id) FILTER (WHERE kind = 'reserve') AS reserved,
- min(id) FILTER (WHERE kind = 'start') AS started, min(id) FILTER (WHERE kind IN {_ENDS}) AS ended
+ min(id) FILTER (WHERE {STARTS}) AS started, min(id) FILTER (WHERE kind IN {_ENDS}) AS ended
  FROM entries GROUP BY hold_id""",
     """CREATE TABLE steps AS SELECT entries.*, reserved, started, ended, 'entry ' || id || ', hold ' || hold_id AS place
  FROM entries JOIN lives USING (hold_id)""",

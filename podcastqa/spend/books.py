@@ -178,7 +178,7 @@ class Books(Tally):
         for row in self.ask(f"{_LIVES} WHERE kind <> 'correct' AND hold_id IN ({marks(ids)}) ORDER BY id", ids):
             hold_id, kind = row[0], EntryKind(row[1])
             if kind is EntryKind.RESERVE:
-                self._known[hold_id], self._open[hold_id] = _hold(row), False
+                self._known[hold_id], self._open[hold_id] = _hold(row), row[9] == 0
             elif kind is EntryKind.START:
                 self._open[hold_id] = True
             else:
@@ -292,14 +292,19 @@ class Books(Tally):
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def open(self, hold: Hold, today: Today | None = None) -> None:
-        """Write the reserve and count its estimate as held; `today`: what it moves, where that is known."""
+    def open(self, hold: Hold, today: Today | None = None, *, starts: bool = False) -> None:
+        """Write the reserve and count its estimate as held; `today`: what it moves, where that is known.
+
+        `starts`: its operation runs at once, and counts until it is resolved.
+        """
         at_us, day, pico = self._us(hold.reserved_at), self._day(hold.reserved_at), hold.estimate.pico
-        expires_us = self._expires_us if hold.expires_at is self._expires else microseconds(hold.expires_at)
+        expires_us = 0
+        if not starts:
+            expires_us = self._expires_us if hold.expires_at is self._expires else microseconds(hold.expires_at)
+            if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
+                self._next_expiry_us = expires_us
         self.changes.note("reserve", hold, day, pico, at_us, expires_us, "")
-        self._known[hold.hold_id], self._open[hold.hold_id] = hold, False
-        if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
-            self._next_expiry_us = expires_us
+        self._known[hold.hold_id], self._open[hold.hold_id] = hold, starts
         self.count(hold.operation, day, 0, pico, today)
 
     def start(self, hold: Hold, at: datetime) -> None:
@@ -348,7 +353,8 @@ class Followed(NamedTuple):
 
 def _hold(row: Sequence[Any]) -> Hold:
     operation = Operation(user_id=row[2], service=row[3], operation=row[4], source=row[5], price=row[6])
-    return Hold(row[0], operation, Usd.from_pico(row[7]), from_microseconds(row[8]), from_microseconds(row[9]))
+    times = from_microseconds(row[8]), from_microseconds(row[9] or row[8])
+    return Hold(row[0], operation, Usd.from_pico(row[7]), *times)
 
 
 _RESERVED = f"(SELECT amount_pico FROM entries AS r WHERE r.hold_id = entries.hold_id AND ({STEP}) = 0)"
@@ -361,7 +367,7 @@ _FOLLOWED = """SELECT through_id, through_id, times, others + (SELECT coalesce(m
 _LIVES = """SELECT hold_id, kind, user_id, service, operation, source, price, amount_pico, at_us, expires_us
  FROM entries"""
 _WENT_ON = f"EXISTS (SELECT 1 FROM entries WHERE hold_id = e.hold_id AND ({STEP}) > 0)"
-_IN_TAIL = "e.kind = 'reserve' AND e.id > (SELECT through_id FROM carried)"
+_IN_TAIL = "e.kind = 'reserve' AND e.expires_us > 0 AND e.id > (SELECT through_id FROM carried)"
 #: The earliest, of those that were carried forward and those of the tail; some may have started or ended since.
 _FIRST_EXPIRY = f"""SELECT min(expires_us) FROM open_holds WHERE started = 0
  UNION ALL SELECT min(expires_us) FROM entries e WHERE {_IN_TAIL}"""

@@ -143,7 +143,7 @@ class Budget(Room):
         known = books.found(hold_id)
         return self._open(books, operation, estimate, hold_id) if known is None else _same(known, operation, estimate)
 
-    def _open(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
+    def _open(self, books: Books, operation: Operation, estimate: Usd, hold_id: str, *, starts: bool = False) -> Hold:
         if word := books.stop():
             refuse_if_stopped(word)
         books.serve(self)
@@ -151,16 +151,15 @@ class Budget(Room):
         if today is None or not today.has_room(estimate.pico):
             self.make_room(books, operation, estimate)
             today = None  # another, maybe, since what ran out of time was closed
-        hold = Hold(hold_id, operation, estimate, books.now, books.expires(self._hold_for))
-        books.open(hold, today)
+        expires_at = books.now if starts else books.expires(self._hold_for)
+        hold = Hold(hold_id, operation, estimate, books.now, expires_at)
+        books.open(hold, today, starts=starts)
         return hold
 
     def _begin(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
         known = books.found(hold_id)
         if known is None:
-            hold = self._open(books, operation, estimate, hold_id)
-            books.start(hold, hold.reserved_at)
-            return hold
+            return self._open(books, operation, estimate, hold_id, starts=True)
         _same(known, operation, estimate)
         self._start(books, hold_id)
         return known

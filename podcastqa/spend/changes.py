@@ -32,7 +32,8 @@ _MOST = NEVER
 _STARTED, _ENDED = (f"EXISTS (SELECT 1 FROM entries WHERE hold_id = r.hold_id AND ({STEP}) = {at})" for at in (1, 2))
 #: The reserves that nothing has resolved; a condition on the entries to look at may follow.
 OPEN_FROM_ENTRIES = f"""INSERT INTO open_holds (hold_id, user_id, source, day, amount_pico, started, expires_us)
- SELECT hold_id, user_id, source, day, amount_pico, CASE WHEN {_STARTED} THEN 1 ELSE 0 END, expires_us
+ SELECT hold_id, user_id, source, day, amount_pico, CASE WHEN expires_us = 0 OR {_STARTED} THEN 1 ELSE 0 END,
+ expires_us
  FROM entries r WHERE kind = 'reserve' AND NOT {_ENDED}"""
 _TAIL = "id > (SELECT through_id FROM carried)"
 _IN_TAIL = f"hold_id IN (SELECT hold_id FROM entries WHERE {_TAIL} AND"

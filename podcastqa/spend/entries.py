@@ -1,5 +1,7 @@
 """An entry is a fact about a hold: reserved, started, settled, voided, expired or corrected; it never changes.
 
+An operation that runs at once is reserved and started in one: the row of its reserve then names no expiry.
+
 reserve ──► start ──► settle        the money is counted from `reserve` on
    │          └────── in doubt      started and then vanished: counted at its estimate until resolved
    ├──► void                        nothing was charged
@@ -36,7 +38,8 @@ class EntryKind(StrEnum):
     CORRECT = "correct"
 
 
-#: Of SQL: whether an entry ends its hold, and which of the steps in a hold's life it is.
+#: Of SQL: whether an entry ends its hold, whether it starts it, and which of the steps in a hold's life it is.
+STARTS = "(kind = 'start' OR kind = 'reserve' AND expires_us = 0)"
 ENDS = "kind IN ('settle', 'void', 'expire')"
 STEP = "CASE kind WHEN 'reserve' THEN 0 WHEN 'start' THEN 1 WHEN 'correct' THEN NULL ELSE 2 END"
 
@@ -59,7 +62,10 @@ class Operation:
 
 
 class Hold(NamedTuple):
-    """Money set aside for one operation. A tuple is made in half the time that a frozen dataclass takes."""
+    """Money set aside for one operation. A tuple is made in half the time that a frozen dataclass takes.
+
+    `expires_at` is `reserved_at` where the operation ran at once.
+    """
 
     hold_id: str
     operation: Operation

@@ -18,7 +18,7 @@ from podcastqa.money import ZERO, Usd
 from podcastqa.spend.entries import Hold, Operation
 
 _IS = "EXISTS (SELECT 1 FROM entries WHERE entries.hold_id = r.hold_id AND entries.kind IN ({}))"
-_ENDED, _STARTED = _IS.format("'settle', 'void', 'expire'"), _IS.format("'start'")
+_ENDED, _STARTED = _IS.format("'settle', 'void', 'expire'"), f"(r.expires_us = 0 OR {_IS})".format("'start'")
 _HOLDS = f"""SELECT r.hold_id, r.user_id, r.service, r.operation, r.source, r.price, r.amount_pico, r.at_us,
  r.expires_us, CASE WHEN {_ENDED} THEN NULL WHEN {_STARTED} THEN 1 ELSE 0 END FROM entries r
  WHERE r.kind = 'reserve'"""
@@ -26,6 +26,10 @@ _HOLDS = f"""SELECT r.hold_id, r.user_id, r.service, r.operation, r.source, r.pr
 _OPEN = f"""{_HOLDS} AND (r.id > (SELECT through_id FROM carried) OR r.hold_id IN (SELECT hold_id FROM open_holds))
  AND NOT {_ENDED} ORDER BY r.id"""
 _ONE = f"{_HOLDS} AND r.hold_id = ?"
+
+
+#: What was reserved and started in one, and runs longer, has probably vanished.
+_RUNS_FOR = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,9 @@ class OpenHold:
 
     def state(self, now: datetime) -> str:
         """What can be said of it: nobody but its own process knows whether it still runs."""
-        late = now >= self.hold.expires_at
+        hold = self.hold
+        at_once = hold.expires_at == hold.reserved_at
+        late = now >= (hold.reserved_at + _RUNS_FOR if at_once else hold.expires_at)
         if self.started:
             return "in doubt" if late else "runs, or in doubt"
         return "ran out of time, does not count" if late else "reserved"
@@ -102,5 +108,5 @@ def shown_age(age: timedelta) -> str:
 
 def _hold(row: tuple[str, int, str, str, str, str, int, int, int, int | None]) -> OpenHold:
     what = Operation(user_id=row[1], service=row[2], operation=row[3], source=row[4], price=row[5])
-    times = from_microseconds(row[7]), from_microseconds(row[8])
+    times = from_microseconds(row[7]), from_microseconds(row[8] or row[7])
     return OpenHold(Hold(row[0], what, Usd.from_pico(row[6]), *times), None if row[9] is None else bool(row[9]))

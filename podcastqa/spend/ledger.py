@@ -9,7 +9,7 @@ from datetime import datetime
 
 from podcastqa.clock import Clock, WindowKind, from_microseconds, microseconds
 from podcastqa.database import Database, Driver
-from podcastqa.money import Usd
+from podcastqa.money import ZERO, Usd
 from podcastqa.spend.books import Books
 from podcastqa.spend.changes import CARRIED, OPEN_FROM_ENTRIES
 from podcastqa.spend.entries import Entry, EntryKind, Operation
@@ -58,13 +58,15 @@ class Ledger:
             return _spent(books, service, books.expired())
 
     def entries(self, *, after_id: int = 0) -> Iterator[Entry]:
-        """Every row after that id that is there now, in order."""
+        """Every entry after that id that is there now, in order; a row that reserves and starts in one is two."""
         driver, last_id = self._database.driver(), self.last_id()
         while rows := driver.execute(_PAGE, (after_id, last_id)).fetchall():
             for row in rows:
                 what = Operation(row[3], row[4], row[5], row[6], row[7])
                 amount, at = Usd.from_pico(row[8]), from_microseconds(row[10])
                 yield Entry(row[0], row[1], EntryKind(row[2]), what, amount, row[9], at, row[11])
+                if row[2] == "reserve" and row[12] == 0:
+                    yield Entry(row[0], row[1], EntryKind.START, what, ZERO, row[9], at, "")
             after_id = rows[-1][0]
 
     def last_id(self) -> int:
@@ -121,8 +123,8 @@ class Ledger:
             books.carry()
 
 
-_PAGE = """SELECT id, hold_id, kind, user_id, service, operation, source, price, amount_pico, day, at_us, reason
- FROM entries WHERE id > ? AND id <= ? ORDER BY id LIMIT 10000"""
+_PAGE = """SELECT id, hold_id, kind, user_id, service, operation, source, price, amount_pico, day, at_us, reason,
+ expires_us FROM entries WHERE id > ? AND id <= ? ORDER BY id LIMIT 10000"""
 _BILL_COUNTERS = """INSERT INTO counters (user_id, day, source, bill_pico)
  SELECT user_id, day, source, gross_pico FROM bill_days WHERE source = ?
  ON CONFLICT (user_id, day, source) DO UPDATE SET bill_pico = excluded.bill_pico"""
