@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from podcastqa.clock import WindowKind
 from podcastqa.errors import CrossUserRefused, OverLimit, Refused, UnknownUser
 from podcastqa.money import Usd
+from podcastqa.spend.admission import Settled
 from podcastqa.spend.entries import Hold, Operation
 from podcastqa.spend.meter import SOURCE as METER
 from podcastqa.spend.status import BudgetStatus
@@ -86,7 +87,7 @@ class CostTracker:
         try:
             sure = _usd(estimate)
             what = treasury.plans.call(payer, service, operation)
-            await self._admitted(what, treasury.budget.booking(what, sure))
+            await self.admitted(what, treasury.budget.booking(what, sure))
         except Refused:
             return False
         await self._ask(lambda: treasury.watch.mail_due(what.user_id))
@@ -103,14 +104,14 @@ class CostTracker:
         what, sure = self.treasury.plans.work(payer, service, operation, None if estimate is None else _usd(estimate))
         if what.source == METER:
             return _InThisThread(self.treasury.spending(payer, service, operation, sure), self._told)
-        return _Running(self.treasury, self._admitted, self._settle, what, sure)
+        return _Running(self, what, sure)
 
-    async def _admitted(self, what: Operation, job: Job[Hold]) -> Hold:
+    async def admitted(self, what: Operation, job: Job[Hold]) -> Hold:
         """Do a job that reserves; bills first, for what they say may close the door. A refusal is mailed."""
         if time.monotonic() > self._bills_until:
             await self._look_at_bills()
         try:
-            return await self.treasury.budget.writer.ask(job)
+            return await self.treasury.budget.writer.asked(job)
         except OverLimit as refusal:
             known = refusal
             await self._ask(lambda: self.treasury.watch.mail_refusal(what, known))
@@ -131,14 +132,9 @@ class CostTracker:
         await asyncio.shield(looking)
         self._bills_until = time.monotonic() + _BILLS_SECONDS
 
-    async def _settle(self, hold: Hold, actual: Usd, reason: str) -> None:
-        """Book what a hold really cost, then raise the alerts that are due."""
-        treasury = self.treasury
-        settled = await treasury.budget.writer.ask(
-            treasury.budget.settling(hold.hold_id, actual, treasury.redact(reason) if reason else "")
-        )
-        if treasury.watch.may_be_due(settled):
-            await self._ask(lambda: treasury.watch.settled(hold, settled))
+    async def tell(self, hold: Hold, settled: Settled) -> None:
+        """Raise the alerts that are due after a settle."""
+        await self._ask(lambda: self.treasury.watch.settled(hold, settled))
 
     async def _spent(self, kind: WindowKind, user: str | None) -> Usd:
         return await self._ask(lambda: self.treasury.spent(kind, self.whose(user)))
@@ -157,35 +153,33 @@ class CostTracker:
 class _Running(AbstractAsyncContextManager[Spending]):
     """An operation under a hold that tasks await; a class, for a generator costs each operation more."""
 
-    __slots__ = ("_admitted", "_estimate", "_running", "_settle", "_treasury", "_what")
+    __slots__ = ("_estimate", "_running", "_tracker", "_what")
 
-    def __init__(
-        self,
-        treasury: Treasury,
-        admitted: Callable[[Operation, Job[Hold]], Awaitable[Hold]],
-        settle: Callable[[Hold, Usd, str], Awaitable[None]],
-        what: Operation,
-        estimate: Usd,
-    ) -> None:
-        self._treasury, self._admitted, self._settle = treasury, admitted, settle
-        self._what, self._estimate = what, estimate
+    def __init__(self, tracker: CostTracker, what: Operation, estimate: Usd) -> None:
+        self._tracker, self._what, self._estimate = tracker, what, estimate
 
     async def __aenter__(self) -> Spending:
-        job = self._treasury.budget.beginning(self._what, self._estimate)
+        treasury = self._tracker.treasury
+        job = treasury.budget.beginning(self._what, self._estimate)
         try:
-            hold = await self._admitted(self._what, job)
+            hold = await self._tracker.admitted(self._what, job)
         except asyncio.CancelledError:
-            self._treasury.budget.give_up(job)
+            treasury.budget.give_up(job)
             raise
-        self._running = Spending(hold, self._treasury, _later=True)
+        self._running = Spending(hold, treasury, _later=True)
         return self._running
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        running = self._running
+        running, treasury = self._running, self._tracker.treasury
         if kind is None and running.actual is None and not running.voided:
             running.settle(running.hold.estimate, "no actual cost was said")
-        if running.actual is not None:
-            await self._settle(running.hold, running.actual, running.reason)
+        if running.actual is None:
+            return
+        reason = treasury.redact(running.reason) if running.reason else ""
+        job = treasury.budget.settling(running.hold.hold_id, running.actual, reason)
+        settled = await treasury.budget.writer.asked(job)
+        if treasury.watch.may_be_due(settled):
+            await self._tracker.tell(running.hold, settled)
 
 
 class _InThisThread(AbstractAsyncContextManager[Spending]):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from podcastqa.clock import from_microseconds, microseconds, utc
+from podcastqa.clock import from_microseconds, microseconds
 from podcastqa.database import Driver
 from podcastqa.errors import HoldUnknown, LedgerUnavailable
 from podcastqa.money import Usd
@@ -24,6 +24,7 @@ from podcastqa.spend.tally import Tally, marks
 _LATE = "settled after the hold had ended"
 #: So many holds, and so many scopes, are remembered at most: Python's garbage collector walks through all of them.
 _MOST_REMEMBERED = 4096
+_NAMES = {kind: kind.value for kind in EntryKind}
 #: Where more entries are to be followed the books are read anew: they are carried forward far more often.
 _MOST_FOLLOWED = 4 * LONGEST_TAIL
 
@@ -297,19 +298,23 @@ class Books(Tally):
 
         `starts`: its operation runs at once, and counts until it is resolved.
         """
-        at_us, day, pico = self._us(hold.reserved_at), self._day(hold.reserved_at), hold.estimate.pico
-        expires_us = 0
+        at_us, day, pico, expires_us = self.now_us, self.day, hold.estimate.pico, 0
+        if hold.reserved_at is not self.now:
+            at_us, day = microseconds(hold.reserved_at), hold.reserved_at.toordinal()
         if not starts:
             expires_us = self._expires_us if hold.expires_at is self._expires else microseconds(hold.expires_at)
             if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
                 self._next_expiry_us = expires_us
         self.changes.note("reserve", hold, day, pico, at_us, expires_us, "")
         self._known[hold.hold_id], self._open[hold.hold_id] = hold, starts
-        self.count(hold.operation, day, 0, pico, today)
+        if today is None:
+            self.count(hold.operation, day, 0, pico)
+        else:
+            self.count_today(today, 0, pico)
 
     def start(self, hold: Hold, at: datetime) -> None:
         """Write that the operation is about to run: from now on it counts until it is resolved."""
-        self.changes.note("start", hold, self._day(hold.reserved_at), 0, self._us(at), 0, "")
+        self.changes.note("start", hold, hold.reserved_at.toordinal(), 0, microseconds(at), 0, "")
         self._open[hold.hold_id] = True
 
     def close(self, kind: EntryKind, hold: Hold, amount: Usd, at: datetime, reason: str = "") -> Today | None:
@@ -317,11 +322,16 @@ class Books(Tally):
 
         Returns what such an operation moves today; None for a hold of another day.
         """
-        day = self._day(hold.reserved_at)
-        self.changes.note(kind.value, hold, day, amount.pico, self._us(at), 0, reason)
+        day, at_us = hold.reserved_at.toordinal(), self.now_us if at is self.now else microseconds(at)
+        self.changes.note(_NAMES[kind], hold, day, amount.pico, at_us, 0, reason)
         self._open.pop(hold.hold_id, None)
         self._ended[hold.hold_id] = kind, amount
-        return self.count(hold.operation, day, amount.pico, -hold.estimate.pico)
+        today = self.today(hold.operation) if day == self.day else None
+        if today is None:
+            self.count(hold.operation, day, amount.pico, -hold.estimate.pico)
+        else:
+            self.count_today(today, amount.pico, -hold.estimate.pico)
+        return today
 
     def settle_late(self, hold: Hold, actual: Usd, at: datetime, reason: str) -> None:
         """Book what a hold cost that had expired or was voided."""
@@ -329,15 +339,9 @@ class Books(Tally):
 
     def correct(self, hold: Hold, delta: Usd, at: datetime, reason: str) -> None:
         """Book a difference in the hold's own windows."""
-        day = self._day(hold.reserved_at)
-        self.changes.note("correct", hold, day, delta.pico, self._us(at), 0, reason)
+        day = hold.reserved_at.toordinal()
+        self.changes.note("correct", hold, day, delta.pico, microseconds(at), 0, reason)
         self.count(hold.operation, day, delta.pico, 0)
-
-    def _us(self, instant: datetime) -> int:
-        return self.now_us if instant is self.now else microseconds(instant)
-
-    def _day(self, instant: datetime) -> int:
-        return self.day if instant is self.now else utc(instant).toordinal()
 
 
 class Followed(NamedTuple):

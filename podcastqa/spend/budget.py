@@ -227,14 +227,12 @@ class Budget(Room):
 class Admission(Job[Hold]):
     """What a caller wants admitted; its hold's id is made in its turn, so that new ids lie side by side in an index."""
 
-    __slots__ = ("estimate", "operation", "verb")
-
     def __init__(
         self, verb: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str
     ) -> None:
         """`hold_id`: empty for a new one."""
-        super().__init__(hold_id, operation.user_id)
-        self.verb, self.operation, self.estimate = verb, operation, estimate
+        self.hold_id, self.user_id, self.verb = hold_id, operation.user_id, verb
+        self.operation, self.estimate = operation, estimate
 
     def do(self, books: Books) -> Hold:
         """Admit it under its id."""
@@ -246,11 +244,9 @@ class Admission(Job[Hold]):
 class Settlement(Job[Settled]):
     """What a caller says that a hold cost."""
 
-    __slots__ = ("actual", "reason", "verb")
-
     def __init__(self, verb: Callable[[Books, str, Usd, str], Settled], hold_id: str, actual: Usd, reason: str) -> None:
-        super().__init__(hold_id, 0)
-        self.verb, self.actual, self.reason = verb, actual, reason
+        self.hold_id, self.user_id, self.verb = hold_id, 0, verb
+        self.actual, self.reason = actual, reason
 
     def do(self, books: Books) -> Settled:
         """Book it."""

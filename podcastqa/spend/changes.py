@@ -67,9 +67,9 @@ class Changes:
 
     def note(self, kind: str, hold: Hold, day: int, amount_pico: int, at_us: int, expires_us: int, why: str) -> None:
         """Append an entry."""
-        hold_id, what = hold[:2]
-        columns = what.user_id, what.source, what.service, what.operation
-        self.entries += hold_id, kind, *columns, amount_pico, day, at_us, expires_us, what.price, why
+        what, entries = hold.operation, self.entries
+        entries += hold.hold_id, kind, what.user_id, what.source, what.service, what.operation
+        entries += amount_pico, day, at_us, expires_us, what.price, why
         self.length += 1
 
     def count(self, scope: int, day: int, source: str, booked: int, held: int) -> None:

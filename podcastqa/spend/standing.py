@@ -101,7 +101,12 @@ class Standing:
 
     def add_today(self, row: list[int], booked: int, held: int, billed: int = 0) -> None:
         """The same, for a row of today."""
-        more = _more(row, booked, held, billed)
+        if not row[2] and not billed and 0 <= row[0] <= row[0] + booked < NEVER:  # no bill speaks of it: mostly
+            more = booked
+            row[0] += booked
+            row[1] += held
+        else:
+            more = _more(row, booked, held, billed)
         self.real_today += more
         self.total_today += more + held
 

@@ -173,18 +173,13 @@ class Tally:
 
     # ── counting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def count(self, what: Operation, day: int, booked: int, held: int, today: Today | None = None) -> Today | None:
-        """Add to the counters of the system, the payer and the service; what is given back is negative.
-
-        `today`: what such an operation moves, where the caller has just asked; returns it if it is known.
-        """
-        if today is None and day == self.day:
-            today = self.today(what)
+    def count(self, what: Operation, day: int, booked: int, held: int) -> None:
+        """Add to the counters of the system, the payer and the service; what is given back is negative."""
+        today = self.today(what) if day == self.day else None
         if today is None:
             self.count_other(what.user_id, what.source, what.service, day, booked, held)
         else:
             self.count_today(today, booked, held)
-        return today
 
     def count_today(self, today: Today, booked: int, held: int) -> None:
         """Of today, and of somebody who is remembered."""

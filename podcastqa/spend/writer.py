@@ -32,16 +32,16 @@ class Job(Generic[T]):
     """What one caller wants done with the books, once: it looks first and changes last, so that a refusal changes
     nothing."""
 
-    __slots__ = ("again", "answer", "done", "future", "hold_id", "problem", "user_id")
+    #: Whether doing it twice is doing it once, so that it is tried anew when a connection was cut.
+    again = True
+    future: asyncio.Future[Any] | None = None
+    done = False
+    answer: Any = None
+    problem: BaseException | None = None
 
-    def __init__(self, hold_id: str, user_id: int, *, again: bool = True) -> None:
-        """`hold_id`: the hold that it is about, empty where its id is yet to be made; `again`: whether doing it twice
-        is doing it once, so that it is tried anew when a connection was cut."""
-        self.hold_id, self.user_id, self.again = hold_id, user_id, again
-        self.future: asyncio.Future[Any] | None = None
-        self.done = False
-        self.answer: Any = None
-        self.problem: BaseException | None = None
+    def __init__(self, hold_id: str, user_id: int) -> None:
+        """`hold_id`: the hold that it is about, empty where its id is yet to be made."""
+        self.hold_id, self.user_id = hold_id, user_id
 
     def do(self, books: Books) -> T:
         """Look, then change; returns the answer."""
@@ -51,11 +51,9 @@ class Job(Generic[T]):
 class Doing(Job[T]):
     """A job that is one function of the books."""
 
-    __slots__ = ("_do",)
-
     def __init__(self, do: Callable[[Books], T], hold_id: str = "", user_id: int = 0, *, again: bool = True) -> None:
-        super().__init__(hold_id, user_id, again=again)
-        self._do = do
+        super().__init__(hold_id, user_id)
+        self._do, self.again = do, again
 
     def do(self, books: Books) -> T:
         """What the function returns."""
@@ -96,6 +94,10 @@ class Writer:
 
     async def ask(self, job: Job[T]) -> T:
         """The same for a task."""
+        return await self.asked(job)
+
+    def asked(self, job: Job[T]) -> asyncio.Future[T]:
+        """The same, queued at once: what the task that runs has to wait for."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         job.future = future
@@ -103,7 +105,7 @@ class Writer:
         if self._calling is not loop:
             self._calling = loop
             loop.call_soon(self._call, loop)  # soon, not now: tasks that are ready too come into the same batch
-        return await future
+        return future
 
     def post(self, job: Job[Any]) -> None:
         """Have the job done after those who wait, without waiting for it; nobody is told of a problem."""
@@ -233,13 +235,13 @@ class Writer:
         for job in batch:
             if job.hold_id:
                 ids.append(job.hold_id)
-            if not books.knows(job.user_id):
+            if job.user_id and not books.knows(job.user_id):
                 users.add(job.user_id)
         if ids:
             books.look_up(ids)
-            users.update(books.payers(ids))
+            users.update(user_id for user_id in books.payers(ids) if not books.knows(user_id))
         if users:
-            books.prepare(users - {0})
+            books.prepare(users)
 
     def _begin(self) -> Books:
         line = self.line
@@ -286,23 +288,31 @@ def _answer(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> No
     if len(batch) == 1 and batch[0].future is None:  # the lone caller who leads
         batch[0].done = True
         return
-    loops = defaultdict[asyncio.AbstractEventLoop, list[Job[Any]]](list)
+    elsewhere = defaultdict[asyncio.AbstractEventLoop, list[Job[Any]]](list)
     for job in batch:
         job.done = True
-        if job.future is not None:
-            loops[job.future.get_loop()].append(job)
-    _tell(loops.pop(here, ()) if here else ())
-    for loop, jobs in loops.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_tell, jobs)
-
-
-def _tell(jobs: Iterable[Job[Any]]) -> None:
-    for job in jobs:
-        future = job.future
-        if future is None or future.done():  # cancelled meanwhile: what was written stands
+        if job.future is None:
             continue
-        if job.problem is not None:
-            future.set_exception(job.problem)
+        loop = job.future.get_loop()
+        if loop is here:
+            _tell(job)
         else:
-            future.set_result(job.answer)
+            elsewhere[loop].append(job)
+    for loop, jobs in elsewhere.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_tell_all, jobs)
+
+
+def _tell_all(jobs: Iterable[Job[Any]]) -> None:
+    for job in jobs:
+        _tell(job)
+
+
+def _tell(job: Job[Any]) -> None:
+    future = job.future
+    if future is None or future.done():  # cancelled meanwhile: what was written stands
+        return
+    if job.problem is not None:
+        future.set_exception(job.problem)
+    else:
+        future.set_result(job.answer)
