@@ -1,7 +1,7 @@
 /* Keeps what a power cut would leave of the books: a copy of each of their files as it was at its last fsync.
  *
  * LD_PRELOAD this, with SYNCED_TO a folder and SYNCED_OF the beginning of the names to keep. A copy is put in place by
- * rename, so that a kill in the middle of one leaves the one before.
+ * rename, so that a kill in the middle of one leaves the one before; of several processes one copies at a time.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 static void keep(int fd)
@@ -29,6 +30,8 @@ static void keep(int fd)
         return;
     snprintf(half, sizeof half, "%s/.%s.half", folder, name);
     snprintf(whole, sizeof whole, "%s/%s", folder, name);
+    int turn = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    flock(turn, LOCK_EX);
     int in = open(path, O_RDONLY | O_CLOEXEC), out = open(half, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     while ((got = read(in, block, sizeof block)) > 0)
         if (write(out, block, (size_t)got) != got)
@@ -37,6 +40,7 @@ static void keep(int fd)
     close(out);
     if (rename(half, whole))
         abort();
+    close(turn);
 }
 
 #define SYNC(call)                                                                                                     \
