@@ -18,10 +18,10 @@ from podcastqa.errors import CrossUserRefused, OverLimit, Refused, UnknownUser
 from podcastqa.money import Usd
 from podcastqa.spend.admission import Settled
 from podcastqa.spend.entries import Hold, Operation
+from podcastqa.spend.job import Job
 from podcastqa.spend.meter import SOURCE as METER
 from podcastqa.spend.status import BudgetStatus
 from podcastqa.spend.views import CostSummary, Variances
-from podcastqa.spend.writer import Job
 from podcastqa.treasury import Spending, Treasury
 
 T = TypeVar("T")

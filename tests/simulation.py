@@ -25,8 +25,8 @@ from podcastqa.errors import LedgerUnavailable, OverLimit, PodcastQAError
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend.budget import Budget
 from podcastqa.spend.entries import Operation
+from podcastqa.spend.job import Doing, Job
 from podcastqa.spend.ledger import NOTHING, Ledger
-from podcastqa.spend.writer import Doing, Job
 from podcastqa.users import Users
 from tests.model import HOLD_FOR, Model, Scope
 

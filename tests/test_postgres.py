@@ -26,8 +26,8 @@ from podcastqa.podcasts.tables import connections, episodes, library, listening
 from podcastqa.scope import APP_ROLE, USER_ROLE
 from podcastqa.spend.books import Books
 from podcastqa.spend.entries import EntryKind
+from podcastqa.spend.job import Doing, Job
 from podcastqa.spend.ledger import Spent
-from podcastqa.spend.writer import Doing, Job
 from podcastqa.users import User
 from podcastqa.wiring import Parts, build, drill_parts
 from podcastqa.workbook.constraints import schema_differences, try_constraints

@@ -16,8 +16,8 @@ from podcastqa.errors import EmergencyStopped, HoldUnknown, LedgerUnavailable, O
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend.books import Books
 from podcastqa.spend.entries import EntryKind, Hold
+from podcastqa.spend.job import Doing
 from podcastqa.spend.ledger import Spent
-from podcastqa.spend.writer import Doing
 from podcastqa.sqlite_line import SqliteLine
 from podcastqa.users import User
 from podcastqa.wiring import Parts

@@ -25,9 +25,9 @@ from podcastqa.spend.entries import (
     checked_hold_id,
     new_hold_id,
 )
+from podcastqa.spend.job import Doing, Job
 from podcastqa.spend.ledger import Ledger, Spent, Standing
 from podcastqa.spend.room import Room
-from podcastqa.spend.writer import Doing, Job
 
 
 class Budget(Room):

@@ -14,50 +14,19 @@ import os
 import threading
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from podcastqa.clock import Clock
 from podcastqa.database import Database, Line
 from podcastqa.errors import LedgerUnavailable, PodcastQAError
 from podcastqa.spend.books import Books
+from podcastqa.spend.job import Job
 
 T = TypeVar("T")
 _INTERRUPTED = "The program was interrupted while it wrote the ledger: whether it was written is not known."
-
-
-class Job(Generic[T]):
-    """What one caller wants done with the books, once: it looks first and changes last, so that a refusal changes
-    nothing."""
-
-    #: Whether doing it twice is doing it once, so that it is tried anew when a connection was cut.
-    again = True
-    future: asyncio.Future[Any] | None = None
-    done = False
-    answer: Any = None
-    problem: BaseException | None = None
-
-    def __init__(self, hold_id: str, user_id: int) -> None:
-        """`hold_id`: the hold that it is about, empty where its id is yet to be made."""
-        self.hold_id, self.user_id = hold_id, user_id
-
-    def do(self, books: Books) -> T:
-        """Look, then change; returns the answer."""
-        raise NotImplementedError
-
-
-class Doing(Job[T]):
-    """A job that is one function of the books."""
-
-    def __init__(self, do: Callable[[Books], T], hold_id: str = "", user_id: int = 0, *, again: bool = True) -> None:
-        super().__init__(hold_id, user_id)
-        self._do, self.again = do, again
-
-    def do(self, books: Books) -> T:
-        """What the function returns."""
-        return self._do(books)
 
 
 class Writer:
