@@ -87,7 +87,7 @@ class CostTracker:
         try:
             sure = _usd(estimate)
             what = treasury.plans.call(payer, service, operation)
-            await self.admitted(what, treasury.budget.booking(what, sure))
+            await self._admitted(what, treasury.budget.booking(what, sure))
         except Refused:
             return False
         await self._ask(lambda: treasury.watch.mail_due(what.user_id))
@@ -106,7 +106,7 @@ class CostTracker:
             return _InThisThread(self.treasury.spending(payer, service, operation, sure), self._told)
         return _Running(self, what, sure)
 
-    async def admitted(self, what: Operation, job: Job[Hold]) -> Hold:
+    async def _admitted(self, what: Operation, job: Job[Hold]) -> Hold:
         """Do a job that reserves; bills first, for what they say may close the door. A refusal is mailed."""
         if time.monotonic() > self._bills_until:
             await self._look_at_bills()
@@ -132,7 +132,7 @@ class CostTracker:
         await asyncio.shield(looking)
         self._bills_until = time.monotonic() + _BILLS_SECONDS
 
-    async def tell(self, hold: Hold, settled: Settled) -> None:
+    async def _tell(self, hold: Hold, settled: Settled) -> None:
         """Raise the alerts that are due after a settle."""
         await self._ask(lambda: self.treasury.watch.settled(hold, settled))
 
@@ -162,7 +162,7 @@ class _Running(AbstractAsyncContextManager[Spending]):
         treasury = self._tracker.treasury
         job = treasury.budget.beginning(self._what, self._estimate)
         try:
-            hold = await self._tracker.admitted(self._what, job)
+            hold = await self._tracker._admitted(self._what, job)
         except asyncio.CancelledError:
             treasury.budget.give_up(job)
             raise
@@ -179,7 +179,7 @@ class _Running(AbstractAsyncContextManager[Spending]):
         job = treasury.budget.settling(running.hold.hold_id, running.actual, reason)
         settled = await treasury.budget.writer.asked(job)
         if treasury.watch.may_be_due(settled):
-            await self._tracker.tell(running.hold, settled)
+            await self._tracker._tell(running.hold, settled)
 
 
 class _InThisThread(AbstractAsyncContextManager[Spending]):

@@ -187,7 +187,8 @@ def test_a_random_workload_leaves_books_that_hold(parts: Parts, clock: SetClock,
     work_at_random(parts, clock, seed, 1500)
     found = audited(parts)
     assert found.holds, found
-    assert found.proofs[1].looked_at == parts.ledger.last_id() > 300
+    assert found.proofs[1].looked_at == parts.ledger.last_id()
+    assert len(list(parts.ledger.entries())) > 300
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -639,7 +640,7 @@ def test_the_shell_says_each_rule_and_its_status_is_the_outcome(tmp_path: Path) 
     broken = shell("audit")
     assert broken.returncode == 1
     assert "limits: UPDATE is not refused" in broken.stdout
-    assert broken.stdout.splitlines()[-1] == "19 of 20 rules hold; 1 NOT: these books are not to be trusted."
+    assert broken.stdout.splitlines()[-1] == "20 of 21 rules hold; 1 NOT: these books are not to be trusted."
 
 
 def test_a_rule_that_cannot_be_checked_is_status_3(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_every_open_hold_is_listed_with_who_what_how_long_and_what_is_known_of_i
     held: dict[str, Hold] = {}
     for name in ("reserved", "started", "settled", "void"):
         held[name] = parts.budget.reserve(Operation(ada, "asking", name, "s"), CENT, name)
+    parts.budget.begin(Operation(ada, "asking", "at once", "s"), CENT, "at once")
     for name in ("started", "settled"):
         parts.budget.start(name)
     parts.budget.settle("settled", CENT)
@@ -69,11 +70,14 @@ def test_every_open_hold_is_listed_with_who_what_how_long_and_what_is_known_of_i
     assert rows() == [
         ("reserved", "ada", "asking reserved", CENT, "reserved", "2 min 0 s"),
         ("started", "ada", "asking started", CENT, "runs, or in doubt", "2 min 0 s"),
+        ("at once", "ada", "asking at once", CENT, "runs, or in doubt", "2 min 0 s"),
     ]
+    parts.ledger.carry()
+    assert [row[0] for row in rows()] == ["reserved", "started", "at once"]
     clock.forward(minutes=13)  # a hold that does not start within 15 minutes ends by itself
-    assert [row[4] for row in rows()] == ["ran out of time, does not count", "in doubt"]
+    assert [row[4] for row in rows()] == ["ran out of time, does not count", "in doubt", "in doubt"]
     notes = open_holds(parts.database, {}, clock.now()).table().notes
-    assert notes[0] == "1 started, at $0.01 together, of 2 open holds."
+    assert notes[0] == "2 started, at $0.02 together, of 3 open holds."
     assert notes[1].startswith("Say what came of one: podcastqa holds settle ID AMOUNT")
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from podcastqa.clock import WindowKind, day_number
 from podcastqa.database import SYSTEM
-from podcastqa.errors import BadEstimate, HoldUnknown, OverLimit, PodcastQAError
+from podcastqa.errors import BadEstimate, HoldUnknown, Misuse, OverLimit, PodcastQAError
 from podcastqa.money import MOST_PICO, ZERO, Usd
 from podcastqa.spend.entries import Entry, EntryKind, Operation, checked_amount, checked_estimate, checked_hold_id
 from podcastqa.spend.ledger import Spent
 from podcastqa.users import User
-from podcastqa.wiring import Parts
+from podcastqa.wiring import Parts, build
 from tests.conftest import A_WEDNESDAY, SetClock, operation
 
 pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
@@ -126,6 +126,32 @@ def test_each_entry_says_who_what_when_and_how_much(parts: Parts, clock: SetCloc
     assert {entry.day for entry in parts.ledger.entries()} == {TODAY}  # the day of the reserve, for good
     assert {entry.operation for entry in parts.ledger.entries()} == {what}
     assert list(parts.ledger.entries(after_id=2)) == [settled, corrected]
+
+
+@pytest.mark.parametrize("carry", [False, True], ids=["in the tail", "carried forward"])
+def test_an_operation_that_runs_at_once_is_one_row_that_is_told_as_two(
+    parts: Parts, clock: SetClock, ada: User, carry: bool
+) -> None:
+    begun = parts.budget.begin(operation(ada.id), Usd("1.00"), "h")
+    if carry:
+        parts.ledger.carry()
+    assert parts.ledger.last_id() == 1
+    reserved, started = parts.ledger.entries()
+    assert (reserved.kind, reserved.amount, started.kind, started.amount, started.at) == (
+        *(EntryKind.RESERVE, Usd("1.00"), EntryKind.START, ZERO),
+        A_WEDNESDAY,
+    )
+    other = build(parts.settings, clock=clock)  # who knows it only from the books
+    clock.forward(minutes=16)  # it has started: it does not run out of time
+    parts.budget.start("h")  # said again, it changes nothing
+    assert other.budget.begin(operation(ada.id), Usd("1.00"), "h") == begun
+    with pytest.raises(Misuse, match="may have been charged"):
+        other.budget.void("h")
+    assert other.budget.standing(ada.id)[ada.id, WindowKind.DAY] == Spent(ZERO, Usd("1.00"))
+    other.budget.settle("h", Usd("0.75"))
+    assert parts.ledger.last_id() == 2
+    assert parts.auditor.run().holds
+    other.database.close()
 
 
 def test_one_transaction_is_all_or_nothing(parts: Parts, ada: User) -> None:
@@ -293,7 +319,7 @@ def test_only_an_estimate_must_not_be_negative() -> None:
         checked_amount(Usd.from_pico(-MOST_PICO - 1))
     with pytest.raises(BadEstimate, match="cannot be negative"):
         checked_estimate(Usd("-0.000000000001"))
-    assert checked_hold_id("") is checked_hold_id(None) is None
+    assert checked_hold_id("") == checked_hold_id(None) == ""
 
 
 def test_instants_are_kept_to_the_microsecond(parts: Parts, clock: SetClock, ada: User) -> None:

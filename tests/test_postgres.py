@@ -86,6 +86,7 @@ def two(parts: Parts, ada: User) -> tuple[User, User]:
         parts.catalog.add_listening(user, [Told("a source", 1, 1, "A show", "One", "", 1)])
         with parts.database.hot() as driver:
             driver.execute("INSERT INTO bill_days VALUES ('s', 1, ?, 5, 5, 1)", (user.id,))
+    parts.ledger.carry()
     return ada, grace
 
 
