@@ -43,6 +43,10 @@ class FileLock:
         self._mine.held = True
         return True
 
+    def refuse_twice(self) -> None:
+        """Raise RuntimeError if this thread holds it."""
+        self._number()
+
     def _number(self) -> int:
         # A forked child shares its parent's open file, and with it the parent's lock: it must open its own.
         if getattr(self._mine, "pid", None) != os.getpid():
@@ -54,4 +58,5 @@ class FileLock:
 
     def __exit__(self, *_: object) -> None:
         self._mine.held = False
-        fcntl.flock(self._mine.file.number, fcntl.LOCK_UN)
+        if hasattr(self._mine, "file"):
+            fcntl.flock(self._mine.file.number, fcntl.LOCK_UN)

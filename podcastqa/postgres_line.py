@@ -75,6 +75,7 @@ class PostgresLine:
         self._driver: PostgresDriver | None = None
         self._pid = os.getpid()
         self._seen = -1
+        self._has_turn = False
 
     @property
     def driver(self) -> PostgresDriver:
@@ -97,6 +98,7 @@ class PostgresLine:
     def begin(self, look_ahead: Callable[[], None]) -> bool:  # noqa: ARG002 – one question after the turn is enough
         """Wait for the turn; True if nobody else has written since this line last began."""
         self._books.take_turn()
+        self._has_turn = True
         try:
             with self._reachable:
                 try:
@@ -105,7 +107,7 @@ class PostgresLine:
                     self.hang_up()
                     version = self._begun(self._connected(again=True))
         except BaseException:
-            self._books.end_turn()
+            self._end_turn()
             raise
         still, self._seen = version == self._seen, version
         return still
@@ -131,17 +133,23 @@ class PostgresLine:
             self.hang_up()  # whether it was done is not known: this connection is asked no more
             raise
         finally:
-            self._books.end_turn()
+            self._end_turn()
 
     def rollback(self) -> None:
         """Forget it, and end the turn."""
+        if not self._has_turn:
+            return
         try:
             self.driver.connection.execute("ROLLBACK")
         except BaseException:
             self.hang_up()  # the server forgets it by itself
             raise
         finally:
-            self._books.end_turn()
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        self._has_turn = False
+        self._books.end_turn()
 
     def _connected(self, *, again: bool = False) -> PostgresDriver:
         if self._pid != os.getpid():

@@ -75,6 +75,7 @@ class SqliteLine:
         self._file: tuple[int, ...] = ()
         self._version, self._has_turn = -1, False
         self._is_flushed = False  # whether all that this line has seen is on the disk
+        self._is_torn = False  # whether a flush failed: what it should have written may never be on the disk
         self._log: OpenFile | None = None
         self._usual_seconds = _NOT_KNOWN_SECONDS  # of a commit; slow until it is seen to be quick
 
@@ -86,46 +87,55 @@ class SqliteLine:
         """Take the turn for `begin`, unless the disk has been slow of late or another writer has it."""
         if self._usual_seconds < self.quick_seconds:
             if self._next.take_if_free():
-                self._has_turn = self._lock.take_if_free()
-                self._next.__exit__()
+                try:
+                    self._has_turn = self._lock.take_if_free()
+                finally:
+                    self._next.__exit__()
             if not self._has_turn:  # who shares the file waits again, soon
                 self._usual_seconds = _NOT_KNOWN_SECONDS
         return self._has_turn
 
     def give_back(self) -> None:
         """Nothing began."""
-        if self._has_turn:
-            self._has_turn = False
-            self._lock.__exit__()
+        self._end_turn()
 
     def begin(self, look_ahead: Callable[[], None]) -> bool:
         """Wait for the turn; True if nobody else has written since this line last began."""
         with self._reachable:
             if not self._has_turn:
-                with self._next:
-                    if not self._lock.take_if_free():
-                        self._look(look_ahead)
-                        self._lock.__enter__()
-            self._has_turn = False
+                self._wait(look_ahead)
             try:
                 driver = self._current()
+                if self._is_torn:
+                    self._rewrite()
                 driver.execute("BEGIN IMMEDIATE")
                 (version,) = driver.execute("PRAGMA data_version").fetchone()
             except BaseException:
-                self._lock.__exit__()
+                self._end_turn()
                 raise
         still, self._version = bool(version == self._version), version
         self._is_flushed = self._is_flushed and still
         return still
 
-    def _look(self, look_ahead: Callable[[], None]) -> None:
+    def _wait(self, look_ahead: Callable[[], None]) -> None:
         """Whoever is next looks at what is written while another one still writes: it has less to look at then."""
-        driver = self._current()
-        driver.execute("BEGIN")
+        self._lock.refuse_twice()  # before it waits for what waits for this thread
+        with self._next:
+            try:
+                if not self._lock.take_if_free():
+                    self._look(look_ahead)
+                    self._lock.__enter__()
+                self._has_turn = True
+            except BaseException:
+                self._lock.__exit__()  # an interrupt may come as soon as it is taken
+                raise
+
+    def _look(self, look_ahead: Callable[[], None]) -> None:
         try:
+            self._current().execute("BEGIN")
             look_ahead()
         finally:
-            driver.execute("ROLLBACK")
+            self._undo()
 
     def commit(self, write: Callable[[], None]) -> None:
         """Write the last of it, end the turn, and make all durable."""
@@ -135,32 +145,49 @@ class SqliteLine:
                 began = time.perf_counter()
                 self._is_flushed = False
                 self.driver.execute("COMMIT")
-        except BaseException:
-            self._undo()
-            raise
         finally:
-            self._lock.__exit__()
+            self._end_turn()
         self._flush()
         self._usual_seconds += (time.perf_counter() - began - self._usual_seconds) / _OF_LATE
 
     def rollback(self) -> None:
         """Forget it, and end the turn; what others wrote and this line has seen is made durable."""
-        try:
-            self._undo()
-        finally:
-            self._lock.__exit__()
-        if not self._is_flushed:
-            self._flush()
+        if self._has_turn:
+            self._end_turn()
+            if not self._is_flushed:
+                self._flush()
+
+    def _end_turn(self) -> None:
+        """What is not committed has not happened, and the next one may write."""
+        if self._has_turn:
+            try:
+                self._undo()
+            finally:
+                self._has_turn = False
+                self._lock.__exit__()
 
     def _flush(self) -> None:
         with self._reachable:
-            if self._log is None:
-                self._log = log_of(self._path)
-            os.fdatasync(self._log.number)
+            try:
+                if self._log is None:
+                    self._log = OpenFile(self._path.with_name(self._path.name + "-wal"))
+                os.fdatasync(self._log.number)
+            except BaseException:
+                self._log, self._is_torn = None, True
+                raise
         self._is_flushed = True
 
+    def _rewrite(self) -> None:
+        """After a flush that failed: have all that the log holds written to the database itself, and begin it anew."""
+        (is_busy, *_) = self.driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise sqlite3.OperationalError(
+                "a flush had failed, and somebody who reads keeps the log from being rewritten"
+            )
+        self._is_torn = False
+
     def _undo(self) -> None:
-        if self.driver.in_transaction:
+        if self._file and self.driver.in_transaction:
             self.driver.execute("ROLLBACK")
 
     def _current(self) -> sqlite3.Connection:
@@ -169,9 +196,5 @@ class SqliteLine:
             self.driver, self._file, self._version = self._connected(), file, -1
             self._log, self._is_flushed = None, False
             self.driver.execute("PRAGMA synchronous=NORMAL")  # a commit is flushed by `_flush`, a checkpoint by itself
+        self._undo()  # what an interrupt left open
         return self.driver
-
-
-def log_of(path: Path) -> OpenFile:
-    """The write-ahead log beside a database that is open."""
-    return OpenFile(path.with_name(path.name + "-wal"))

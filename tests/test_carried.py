@@ -6,24 +6,66 @@ Two writers, each on a connection of its own, write the same books in turn; each
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from podcastqa.clock import WindowKind
 from podcastqa.errors import EmergencyStopped, HoldResolved, LedgerUnavailable, OverLimit
+from podcastqa.file_lock import FileLock, OpenFile
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend.changes import LONGEST_TAIL
 from podcastqa.spend.ledger import Spent
+from podcastqa.sqlite_line import SqliteLine
 from podcastqa.users import User
 from podcastqa.wiring import Parts, build
-from tests.conftest import SetClock, operation
+from tests.conftest import Process, SetClock, operation
 
 pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
 CENT, PICO = Usd("0.01"), Usd.from_pico(1)
+
+BOOKS = """
+made = opened()
+ready()
+while True:
+    try:
+        made.budget.settle(made.budget.begin(Operation(1, "service", "o", "s"), Usd("0.000001")).hold_id, Usd("0"))
+    except OverLimit:
+        pass
+"""
+INTERRUPTED = """
+import random
+made, rng, came = opened(), random.Random(7), 0
+what, open_ids = Operation(1, "service", "o", "s"), []
+def interrupt(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, interrupt)
+made.budget.reserve(what, Usd("0"))
+ready()
+for i in range(400):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0001, 0.004))
+        for j in range(20):
+            if open_ids:
+                made.budget.settle(open_ids.pop(), Usd("0.001"))
+            else:
+                open_ids.append(made.budget.reserve(what, Usd("0.01")).hold_id)
+    except KeyboardInterrupt:
+        came += 1
+    except (OverLimit, HoldResolved):
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+made.budget.reserve(what, Usd("0"))
+with made.ledger.writing() as books:
+    books.stop()
+print(came, flush=True)
+"""
 
 
 @pytest.fixture
@@ -185,6 +227,77 @@ def test_bills_and_decisions_are_read_anew_among_followed_entries(parts: Parts, 
     parts.budget.stop(by="ada", reason="a test")
     with pytest.raises(EmergencyStopped):
         other.budget.reserve(operation(ada.id), CENT)
+
+
+def test_what_old_holds_give_back_is_none_of_what_a_service_has_now(parts: Parts, clock: SetClock, ada: User) -> None:
+    for hold_id in ("one", "two"):
+        parts.budget.begin(operation(ada.id), Usd("1.00"), hold_id)
+    clock.forward(days=40)
+    parts.budget.book(operation(ada.id), CENT)
+    with parts.ledger.writing() as books:
+        assert books.spent_on("service") == CENT.pico
+    parts.budget.void("one", "it never ran")
+    parts.budget.settle("two", Usd("0.50"))
+    with parts.ledger.writing() as books:
+        assert books.spent_on("service") == CENT.pico
+
+
+@pytest.mark.only_sqlite
+def test_a_write_inside_another_is_refused_though_somebody_waits_for_the_turn(
+    parts: Parts, other: Parts, ada: User
+) -> None:
+    queue = FileLock(parts.settings.home / "podcastqa.sqlite.next")
+    with ThreadPoolExecutor(1) as threads:
+        with parts.database.hot():
+            waiting = threads.submit(other.budget.reserve, operation(ada.id), CENT)
+            while queue.take_if_free():  # until the other one is next
+                queue.__exit__()
+            with pytest.raises(RuntimeError, match="already holds"):
+                parts.budget.reserve(operation(ada.id), CENT)
+        waiting.result()
+    parts.budget.reserve(operation(ada.id), CENT)
+
+
+@pytest.mark.only_sqlite
+def test_after_a_flush_that_failed_nobody_is_answered_before_the_log_is_written_anew(parts: Parts, ada: User) -> None:
+    line, log = parts.budget.writer.line, parts.settings.home / "podcastqa.sqlite-wal"
+    assert isinstance(line, SqliteLine)
+    parts.budget.reserve(operation(ada.id), CENT)
+    line._log = OpenFile(Path("/dev/null"))  # the system refuses to flush it
+    with pytest.raises(LedgerUnavailable, match="Invalid argument"):
+        parts.budget.reserve(operation(ada.id), CENT)
+    before = log.stat().st_size
+    with parts.database.snapshot() as reader:
+        reader.execute("SELECT count(*) FROM entries").fetchone()
+        line.driver.execute("PRAGMA busy_timeout = 0")
+        with pytest.raises(LedgerUnavailable, match="a flush had failed"):
+            parts.budget.reserve(operation(ada.id), CENT)
+    parts.budget.reserve(operation(ada.id), CENT)
+    assert 0 < log.stat().st_size < before
+    # What could not be flushed was written all the same: it is held, and its time runs out.
+    assert parts.budget.standing(ada.id)[ada.id, WindowKind.DAY] == Spent(ZERO, Usd("0.03"))
+    assert parts.auditor.run().holds
+
+
+@pytest.mark.only_sqlite
+def test_interrupts_at_any_moment_leave_no_lock_no_transaction_and_no_wrong_sum(
+    parts: Parts, process: Callable[..., Process], ada: User
+) -> None:
+    limit(parts, "4.00")
+    neighbour = process(BOOKS)  # so that there is somebody to wait for, and to follow
+    interrupted = process(INTERRUPTED)
+    for one in (neighbour, interrupted):
+        assert one.said() == "ready"
+        one.go()
+    told = interrupted.said().split()
+    assert int(told[0]) > 50, told  # so many interrupts came
+    neighbour.kill()
+    assert interrupted.ended()[0] == 0
+    parts.ledger.carry()
+    assert parts.auditor.run().holds
+    kept = derived(parts)
+    parts.ledger.rebuild()
+    assert derived(parts) == kept
 
 
 @pytest.mark.only_sqlite

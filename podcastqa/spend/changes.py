@@ -40,7 +40,7 @@ _IN_TAIL = f"hold_id IN (SELECT hold_id FROM entries WHERE {_TAIL} AND"
 _CARRY_HOLDS = (
     f"DELETE FROM open_holds WHERE {_IN_TAIL} {ENDS})",
     f"UPDATE open_holds SET started = 1 WHERE {_IN_TAIL} kind = 'start')",
-    f"{OPEN_FROM_ENTRIES} AND {_TAIL}",
+    f"{OPEN_FROM_ENTRIES} AND {_TAIL} ON CONFLICT (hold_id) DO NOTHING",  # it stands there if somebody moved the mark
 )
 #: Said where the derived tables hold all entries.
 CARRIED = "UPDATE carried SET through_id = (SELECT coalesce(max(id), 0) FROM entries), times = times + 1"

@@ -211,7 +211,7 @@ class Tally:
             else:
                 self.changes.count(scope, day, source, booked, held)
         self.changes.serve((service, day), booked, held)
-        if service in self._read:
+        if service in self._read and self._standings[service].holds(day):
             self._standings[service].add(day, "", booked, held)
         if day != self.day:
             self.forget_today()  # other days leave today less, or more

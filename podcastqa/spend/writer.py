@@ -87,14 +87,14 @@ class Writer:
         """One write transaction by itself, durable when the block ends; nothing of it stays if the block raises."""
         self._here()
         with self._turn:
-            books = self._begin()
             try:
+                books = self._begin()
                 with self.line.reachable():
                     books.follow(self._still)
                     yield books
                     self._commit(books)
             except BaseException:
-                self._back(books)
+                self._back()
                 raise
             finally:
                 self._leader = 0
@@ -174,11 +174,14 @@ class Writer:
                 batch[0].problem = problem
                 return
             for job in batch:
-                self._try([job], deque())
+                try:
+                    self._try([job], deque())
+                except LedgerUnavailable as unusable:  # those before it are written
+                    job.problem = unusable
 
     def _commit_all(self, batch: list[Job[Any]], waiting: deque[Job[Any]]) -> None:
-        books = self._begin()
         try:
+            books = self._begin()
             while waiting:
                 batch.append(waiting.popleft())
             with self.line.reachable():
@@ -193,7 +196,7 @@ class Writer:
                         job.problem = refusal
                 self._commit(books)
         except BaseException:
-            self._back(books)
+            self._back()
             raise
         finally:
             self._leader = 0
@@ -226,7 +229,7 @@ class Writer:
     def _look_ahead(self) -> None:
         """Follow the others already: what is left to follow in our turn is little."""
         if self._books is not None and self._books.driver is self.line.driver:
-            self._books.follow()
+            self._books.follow()  # where it is interrupted `_back` forgets the half that was taken in
 
     def _commit(self, books: Books) -> None:
         if books.is_changed:
@@ -234,9 +237,10 @@ class Writer:
         else:
             self.line.rollback()  # what is refused writes nothing
 
-    def _back(self, books: Books) -> None:
+    def _back(self) -> None:
         """Nothing of it happened."""
-        books.undo()
+        if self._books is not None:
+            self._books.undo()
         with suppress(Exception):  # what went wrong is being said already
             self.line.rollback()
 
