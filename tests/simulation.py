@@ -115,7 +115,7 @@ class Life:
         getattr(self, f"_{name}")()
         self.done[name] += 1
         self.compare()
-        if name == "carry":
+        if name == "carry" and self.done[name] <= 100:  # making all anew takes longer the longer the life
             self.compare_derived()
 
     def _spend(self) -> None:

@@ -70,16 +70,16 @@ def cut(
     image.mkdir()
     for file in home.glob("podcastqa.sqlite*"):
         shutil.copy(file, image / file.name)
-    log = home / "answers.log"
-    log.touch()
+    logs = [home / f"answers-{number}.log" for number in range(processes)]
+    for log in logs:
+        log.touch()
     words = {"LD_PRELOAD": str(synced), "SYNCED_TO": str(image), "SYNCED_OF": "podcastqa.sqlite"}
-    several = [process(WORKS, how, f"{log}{number or ''}", **ROOMY, **words) for number in range(processes)]
-    while log.stat().st_size < 40 * 33 and several[0].popen.poll() is None:
+    several = [process(WORKS, how, str(log), **ROOMY, **words) for log in logs]
+    while min(log.stat().st_size for log in logs) < 40 * 33 and all(one.popen.poll() is None for one in several):
         select.select([], [], [], 0.001)
     for one in several:  # what is flushed between the kills was answered by nobody who is heard
         one.kill()
-    logs = [Path(f"{log}{number or ''}") for number in range(processes)]
-    answered = {line for one in logs for line in one.read_text().split("\n")[:-1]}
+    answered = {line for log in logs for line in log.read_text().split("\n")[:-1]}
     for file in image.glob("*-shm"):
         file.unlink()  # memory, whatever its name says
     left = build(settings_in(image, **ROOMY), clock=SystemClock())
