@@ -86,11 +86,7 @@ class SqliteLine:
     def begins_at_once(self) -> bool:
         """Take the turn for `begin`, unless the disk has been slow of late or another writer has it."""
         if self._usual_seconds < self.quick_seconds:
-            if self._next.take_if_free():
-                try:
-                    self._has_turn = self._lock.take_if_free()
-                finally:
-                    self._next.__exit__()
+            self._has_turn = self._lock.take_if_free()
             if not self._has_turn:  # who shares the file waits again, soon
                 self._usual_seconds = _NOT_KNOWN_SECONDS
         return self._has_turn

@@ -67,9 +67,11 @@ class Changes:
 
     def note(self, kind: str, hold: Hold, day: int, amount_pico: int, at_us: int, expires_us: int, why: str) -> None:
         """Append an entry."""
-        what, entries = hold.operation, self.entries
-        entries += hold.hold_id, kind, what.user_id, what.source, what.service, what.operation
-        entries += amount_pico, day, at_us, expires_us, what.price, why
+        what = hold.operation
+        user_id, source, service, operation, price = what.user_id, what.source, what.service, what.operation, what.price
+        self.entries.extend(
+            (hold.hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price, why)
+        )
         self.length += 1
 
     def count(self, scope: int, day: int, source: str, booked: int, held: int) -> None:
