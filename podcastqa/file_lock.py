@@ -43,6 +43,11 @@ class FileLock:
         self._mine.held = True
         return True
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread holds it."""
+        return getattr(self._mine, "pid", None) == os.getpid() and bool(self._mine.held)
+
     def refuse_twice(self) -> None:
         """Raise RuntimeError if this thread holds it."""
         self._number()

@@ -98,7 +98,8 @@ class SqliteLine:
     def begin(self, look_ahead: Callable[[], None]) -> bool:
         """Wait for the turn; True if nobody else has written since this line last began."""
         with self._reachable:
-            if not self._has_turn:
+            if not (self._has_turn and self._lock.is_mine):  # an interrupt may have left half of it
+                self._has_turn = False
                 self._wait(look_ahead)
             try:
                 driver = self._current()
@@ -116,15 +117,18 @@ class SqliteLine:
     def _wait(self, look_ahead: Callable[[], None]) -> None:
         """Whoever is next looks at what is written while another one still writes: it has less to look at then."""
         self._lock.refuse_twice()  # before it waits for what waits for this thread
-        with self._next:
-            try:
-                if not self._lock.take_if_free():
-                    self._look(look_ahead)
-                    self._lock.__enter__()
-                self._has_turn = True
-            except BaseException:
-                self._lock.__exit__()  # an interrupt may come as soon as it is taken
-                raise
+        self._next.__exit__()  # what an interrupt left
+        try:  # around the locks, for an interrupt may come as soon as one is taken
+            self._next.__enter__()
+            if not self._lock.take_if_free():
+                self._look(look_ahead)
+                self._lock.__enter__()
+            self._has_turn = True
+        except BaseException:
+            self._lock.__exit__()
+            raise
+        finally:
+            self._next.__exit__()
 
     def _look(self, look_ahead: Callable[[], None]) -> None:
         try:
@@ -159,8 +163,8 @@ class SqliteLine:
             try:
                 self._undo()
             finally:
-                self._has_turn = False
                 self._lock.__exit__()
+                self._has_turn = False
 
     def _flush(self) -> None:
         with self._reachable:

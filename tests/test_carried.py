@@ -40,7 +40,7 @@ while True:
 """
 INTERRUPTED = """
 import random
-made, rng, came = opened(), random.Random(7), 0
+made, rng, came = opened(), random.Random(int(os.environ.get("SEED", "7"))), 0
 what, open_ids = Operation(1, "service", "o", "s"), []
 def interrupt(*_):
     raise KeyboardInterrupt
