@@ -63,7 +63,7 @@ def _gaps(table: str, one: str) -> str:
  WHERE id <= coalesce(before, 0) OR id <> coalesce(before, 0) + 1 AND dense
  UNION ALL SELECT last_id, '{one} ' || last_id, 'gone: the last one is now ' || last
  FROM {given}, {last} WHERE dense AND last_id > last
- UNION ALL SELECT last, '{one} ' || last, 'its number can be given again: the next one is ' || last_id + 1
+ UNION ALL SELECT last + 1, '{one} ' || last, 'its number can be given again: the next one is ' || last_id + 1
  FROM {given}, {last} WHERE last_id < last"""
 
 
