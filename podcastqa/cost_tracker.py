@@ -104,7 +104,7 @@ class CostTracker:
         what, sure = self.treasury.plans.work(payer, service, operation, None if estimate is None else _usd(estimate))
         if what.source == METER:
             return _InThisThread(self.treasury.spending(payer, service, operation, sure), self._told)
-        return _Running(self, what, sure)
+        return _Awaited(self, what, sure)
 
     async def _admitted(self, what: Operation, job: Job[Hold]) -> Hold:
         """Do a job that reserves; bills first, for what they say may close the door. A refusal is mailed."""
@@ -150,36 +150,38 @@ class CostTracker:
         return await asyncio.to_thread(question)
 
 
-class _Running(AbstractAsyncContextManager[Spending]):
-    """An operation under a hold that tasks await; a class, for a generator costs each operation more."""
+class _Awaited(Spending):
+    """An operation under a hold that a task awaits; a class, for a generator costs each operation more."""
 
-    __slots__ = ("_estimate", "_running", "_tracker", "_what")
+    __slots__ = ("_estimate", "_settling", "_tracker", "_what")
 
     def __init__(self, tracker: CostTracker, what: Operation, estimate: Usd) -> None:
         self._tracker, self._what, self._estimate = tracker, what, estimate
+        self._treasury, self.actual, self.voided = tracker.treasury, None, False
+        self._settling: Job[Settled] | None = None
 
     async def __aenter__(self) -> Spending:
-        treasury = self._tracker.treasury
-        job = treasury.budget.beginning(self._what, self._estimate)
+        job = self._treasury.budget.beginning(self._what, self._estimate)
         try:
-            hold = await self._tracker._admitted(self._what, job)
+            self.hold = await self._tracker._admitted(self._what, job)
         except asyncio.CancelledError:
-            treasury.budget.give_up(job)
+            self._treasury.budget.give_up(job)
             raise
-        self._running = Spending(hold, treasury, _later=True)
-        return self._running
+        return self
+
+    def settle(self, actual: Usd, reason: str = "") -> None:
+        """Book what it really cost, in full, when the block ends."""
+        self._settling = self._treasury.settling(self.hold, actual, reason)
+        self.actual = actual
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        running, treasury = self._running, self._tracker.treasury
-        if kind is None and running.actual is None and not running.voided:
-            running.settle(running.hold.estimate, "no actual cost was said")
-        if running.actual is None:
+        if kind is None and self.actual is None and not self.voided:
+            self.settle(self.hold.estimate, "no actual cost was said")
+        if self._settling is None:
             return
-        reason = treasury.redact(running.reason) if running.reason else ""
-        job = treasury.budget.settling(running.hold.hold_id, running.actual, reason)
-        settled = await treasury.budget.writer.asked(job)
-        if treasury.watch.may_be_due(settled):
-            await self._tracker._tell(running.hold, settled)
+        settled = await self._treasury.budget.writer.asked(self._settling)
+        if self._treasury.watch.may_be_due(settled):
+            await self._tracker._tell(self.hold, settled)
 
 
 class _InThisThread(AbstractAsyncContextManager[Spending]):

@@ -18,8 +18,10 @@ from podcastqa.clock import Clock, WindowKind, day_number
 from podcastqa.errors import Misuse, OverLimit, UnknownUser
 from podcastqa.money import Usd
 from podcastqa.spend import views
+from podcastqa.spend.admission import Settled
 from podcastqa.spend.budget import Budget
-from podcastqa.spend.entries import Hold, Operation, checked_estimate
+from podcastqa.spend.entries import Hold, Operation
+from podcastqa.spend.job import Job
 from podcastqa.spend.ledger import NOTHING, Ledger
 from podcastqa.spend.meter import SOURCE, Meter
 from podcastqa.spend.mirror import Mirror
@@ -39,9 +41,6 @@ class Spending:
     _treasury: Treasury = field(repr=False)
     actual: Usd | None = None
     voided: bool = False
-    reason: str = ""
-    _later: bool = False
-    """Whether `settle` is booked when the block ends, by a task that awaits it."""
 
     @property
     def metered(self) -> bool:
@@ -52,9 +51,6 @@ class Spending:
         """Book what it really cost, in full, even past the estimate."""
         if self.metered:
             raise Misuse("The local meter says what this operation cost.", next_step="Leave settle() out.")
-        if self._later:
-            self.actual, self.reason = checked_estimate(actual), reason
-            return
         self._treasury.settle(self.hold, actual, reason)
         self.actual = actual
 
@@ -182,8 +178,11 @@ class Treasury:
 
     def settle(self, hold: Hold, actual: Usd, reason: str = "") -> None:
         """Book what a hold really cost, then raise the alerts that are due."""
-        job = self.budget.settling(hold.hold_id, actual, self.redact(reason))
-        self.watch.settled(hold, self.budget.writer.run(job))
+        self.watch.settled(hold, self.budget.writer.run(self.settling(hold, actual, reason)))
+
+    def settling(self, hold: Hold, actual: Usd, reason: str = "") -> Job[Settled]:
+        """The job that books what a hold really cost."""
+        return self.budget.settling(hold.hold_id, actual, self.redact(reason) if reason else "")
 
     # ── deciding ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 
 import pytest
@@ -60,13 +61,18 @@ def test_what_one_comparison_lets_in_fits_every_window_and_what_it_does_not_let_
     has = Standing(SPAN)
     for row in rows:
         has.add(*row)
-    today = Today((), ("service", TODAY), None, room=[(has, has.most_today(limits))])
+    today = _today(room=[(has, has.most_today(limits))])
     assert today.has_room(pico) == fits(pico, has.total, limits)
 
 
 def test_where_nobody_has_looked_yet_nothing_surely_fits() -> None:
-    assert not Today((), ("service", TODAY), None).has_room(0)
-    assert Today((), ("service", TODAY), None, room=[(Standing(SPAN), NEVER)]).has_room(0)
+    assert not _today(room=[]).has_room(0)
+    assert _today(room=[(Standing(SPAN), NEVER)]).has_room(0)
+
+
+def _today(room: Sequence[tuple[Standing, int]]) -> Today:
+    """What an operation of user 1 moves, with so much room."""
+    return Today((1, "service", "source"), ([0, 0, 0], Standing(SPAN), [0, 0, 0], Standing(SPAN)), None, room=room)
 
 
 LIMITS = st.lists(st.none() | st.integers(0, 3000), min_size=3, max_size=3)

@@ -159,8 +159,7 @@ class Books(Following):
         """
         day, at_us = hold.reserved_at.toordinal(), self.now_us if at is self.now else microseconds(at)
         self.changes.note(_NAMES[kind], hold, day, amount.pico, at_us, 0, reason)
-        self._open.pop(hold.hold_id, None)
-        self._ended[hold.hold_id] = kind, amount
+        self.forget_life(hold.hold_id)
         today = self.today(hold.operation) if day == self.day else None
         if today is None:
             self.count(hold.operation, day, amount.pico, -hold.estimate.pico)

@@ -108,7 +108,7 @@ class Following(Lives):
                     continue
                 booked, held = (pico if kind in {"settle", "correct"} else 0), -estimate
                 if kind != "correct":
-                    self._open.pop(hold_id, None)  # how it ended is looked up if somebody asks
+                    self.forget_life(hold_id)
             today = known.get((user_id, service, source))
             if today is None or today.read != reading or day != this_day:
                 self.count_other(user_id, source, service, day, booked, held)

@@ -37,16 +37,21 @@ class Lives(Tally):
         self._ended: dict[str, tuple[EntryKind, Usd]] = {}
         self._next_expiry_us: int | None = None  # no unstarted hold runs out before; None: not read yet
 
+    def forget_life(self, hold_id: str) -> None:
+        """It ends: few ask again, and they are told what is written."""
+        self._known.pop(hold_id, None)
+        self._open.pop(hold_id, None)
+
     def forget_lives_past(self, most: int) -> None:
         """Remember no hold where there are more than so many."""
         if len(self._known) + len(self._ended) > most:
             self._known, self._open, self._ended = {}, {}, {}
 
-    def look_up(self, hold_ids: Iterable[str]) -> None:
-        """Read what is not remembered of these holds, all at once."""
-        ids = [one for one in dict.fromkeys(hold_ids) if one not in self._open and one not in self._ended]
+    def look_up(self, hold_ids: Iterable[str]) -> list[str]:
+        """Read what is not remembered of these holds, all at once; returns which of them that was asked of."""
+        ids = [one for one in hold_ids if one not in self._open and one not in self._ended]
         if not ids:
-            return
+            return ids
         for row in self.ask(f"{_LIVES} WHERE kind <> 'correct' AND hold_id IN ({marks(ids)}) ORDER BY id", ids):
             hold_id, kind = row[0], EntryKind(row[1])
             if kind is EntryKind.RESERVE:
@@ -56,6 +61,7 @@ class Lives(Tally):
             else:
                 self._open.pop(hold_id, None)
                 self._ended[hold_id] = kind, Usd.from_pico(row[7])
+        return ids
 
     def payers(self, hold_ids: Iterable[str]) -> set[int]:
         """Who pays for those of the holds that are remembered."""

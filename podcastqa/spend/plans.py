@@ -47,7 +47,7 @@ class Plans:
 
     def _of(self, user: str | None, service: str, operation: str, *, own_estimate: bool) -> Operation:
         today = self._clock.now().date()
-        key = user, service, operation, own_estimate, today
+        key = user, service, operation, own_estimate, today.toordinal()
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= _MOST_REMEMBERED:

@@ -44,9 +44,9 @@ class Room(Decisions):
     def make_room(self, books: Books, operation: Operation, estimate: Usd) -> None:
         """Let it in if it fits into every window; where it does not, what ran out of time no longer counts, and is
         closed if that makes room. Raises what `reserve` raises."""
-        if not books.knows(operation.user_id):
+        if operation.user_id not in books.users:
             books.prepare((operation.user_id,))
-            if not books.is_user(operation.user_id):
+            if operation.user_id not in books.users:
                 raise UnknownUser(f"There is no user with the number {operation.user_id}.")
         limits = self.limits_on(books, operation)
         if self._has_room(books, operation, estimate, limits):

@@ -90,23 +90,23 @@ class Standing:
     def add(self, day: int, source: str, booked: int, held: int, billed: int = 0) -> None:
         """Count more of a day and source."""
         row, span = self.row(day, source), self.edges
-        if day == span[0]:
-            self.add_today(row, booked, held, billed)
-            return
         more = _more(row, booked, held, billed)
+        if day == span[0]:
+            self.real_today += more
+            self.total_today += more + held
+            return
         for window in (1, 2):
             if span[2 * window] <= day < span[2 * window + 1]:
                 self.other_real[window] += more
                 self.other_total[window] += more + held
 
-    def add_today(self, row: list[int], booked: int, held: int, billed: int = 0) -> None:
+    def add_today(self, row: list[int], booked: int, held: int) -> None:
         """The same, for a row of today."""
-        if not row[2] and not billed and 0 <= row[0] <= row[0] + booked < NEVER:  # no bill speaks of it: mostly
-            more = booked
-            row[0] += booked
-            row[1] += held
+        was, promised, bill = row
+        if not bill and 0 <= was <= was + booked < NEVER:  # no bill speaks of it: mostly
+            row[0], row[1], more = was + booked, promised + held, booked
         else:
-            more = _more(row, booked, held, billed)
+            more = _more(row, booked, held, 0)
         self.real_today += more
         self.total_today += more + held
 
@@ -126,10 +126,10 @@ def _more(row: list[int], booked: int, held: int, billed: int) -> int:
 class Today:
     """What an operation of one user, service and source moves today, and what its limits leave it."""
 
-    rows: tuple[tuple[CounterKey, list[int], Standing], ...]
-    """The system's row and the user's."""
-    served: tuple[str, int]
-    """The service's counter: service, day."""
+    of: tuple[int, str, str]
+    """User, service, source."""
+    moves: tuple[list[int], Standing, list[int], Standing]
+    """The system's row of today and its standing, the user's row and standing."""
     of_service: Standing | None
     limits: Sequence[tuple[ScopeKey, Sequence[int]]] = ()
     """Every scope that has limits, with what they leave it in day, week and month; empty where nobody has asked yet."""

@@ -43,7 +43,8 @@ class Tally:
         self.changes.forget()
         self._written = False  # part of this transaction's changes stand in the database already
         self._read: set[ScopeKey] = set()  # whose standing is as the database has it
-        self._users: set[int] = set()
+        self.users: set[int] = set()
+        """Of whom all is remembered."""
         self._reading += 1
 
     def are_more_than(self, most: int) -> bool:
@@ -52,7 +53,7 @@ class Tally:
 
     def forget_scopes(self) -> None:
         """Remember nobody; the tail has just been carried forward, so that the counters say it all."""
-        self._standings, self._read = {}, set()
+        self._standings, self._read, self.users = {}, set(), set()
         self.forget_today()
 
     def forget_today(self) -> None:
@@ -81,7 +82,7 @@ class Tally:
         found = {scope: self._cleared(scope) for scope in missing}
         for scope, is_there, day, *counted in rows:
             if is_there:
-                self._users.add(scope)
+                self.users.add(scope)
             if day is not None:
                 found[scope].add(day, *counted)
         for scope, standing in found.items():
@@ -106,14 +107,6 @@ class Tally:
         self._read.add(scope)
         return found
 
-    def knows(self, user_id: int) -> bool:
-        """Whether all about this user is remembered."""
-        return user_id in self._read and user_id in self._users
-
-    def is_user(self, user_id: int) -> bool:
-        """Whether there is somebody of that number (after `prepare`)."""
-        return user_id in self._users
-
     def standing(self, scope: ScopeKey) -> Standing:
         """What a scope has in the windows of today."""
         if scope not in self._read:
@@ -133,16 +126,13 @@ class Tally:
     def _today_anew(self, what: Operation, found: Today | None) -> Today | None:
         """Made, or told anew what there is room for, since the books were read."""
         user_id, source = what.user_id, what.source
-        if not self.knows(user_id) or SYSTEM_ID not in self._read:
+        if user_id not in self.users or SYSTEM_ID not in self._read:
             return None
         if found is None:
             day, all_of_it, own = self.day, self._standings[SYSTEM_ID], self._standings[user_id]
             found = self._today[user_id, what.service, source] = Today(
-                (
-                    ((SYSTEM_ID, day, source), all_of_it.row(day, source), all_of_it),
-                    ((user_id, day, source), own.row(day, source), own),
-                ),
-                (what.service, day),
+                (user_id, what.service, source),
+                (all_of_it.row(day, source), all_of_it, own.row(day, source), own),
                 self._standings.get(what.service),
             )
         found.read = self._reading
@@ -183,23 +173,30 @@ class Tally:
 
     def count_today(self, today: Today, booked: int, held: int) -> None:
         """Of today, and of somebody who is remembered."""
-        changes = self.changes
-        if today.era != changes.era:  # its rows are among those to be carried forward from now on
-            today.era = changes.era
-            for key, row, _ in today.rows:
-                changes.counters[key] = row
-            today.serving = changes.served.setdefault(today.served, [0, 0])
+        if today.era != self.changes.era:
+            self._enter(today)
+        row, all_of_it, own_row, own = today.moves
         if booked:
-            for _, row, standing in today.rows:
-                standing.add_today(row, booked, held)
+            all_of_it.add_today(row, booked, held)
+            own.add_today(own_row, booked, held)
+            today.serving[0] += booked
         else:  # a reserve, mostly
-            for _, row, standing in today.rows:
-                row[1] += held
-                standing.total_today += held
-        today.serving[0] += booked
+            row[1] += held
+            all_of_it.total_today += held
+            own_row[1] += held
+            own.total_today += held
         today.serving[1] += held
         if today.of_service is not None:
             today.of_service.add(self.day, "", booked, held)
+
+    def _enter(self, today: Today) -> None:
+        """Its rows are among those to be carried forward from now on."""
+        changes, today.era = self.changes, self.changes.era
+        row, _, own_row, _ = today.moves
+        user_id, service, source = today.of
+        changes.counters[SYSTEM_ID, self.day, source] = row
+        changes.counters[user_id, self.day, source] = own_row
+        today.serving = changes.served.setdefault((service, self.day), [0, 0])
 
     def count_other(self, user_id: int, source: str, service: str, day: int, booked: int, held: int) -> None:
         """Of another day, or of somebody who is not remembered."""

@@ -68,7 +68,7 @@ class Writer:
     def asked(self, job: Job[T]) -> asyncio.Future[T]:
         """The same, queued at once: what the task that runs has to wait for."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future = asyncio.Future[T](loop=loop)
         job.future = future
         self._waiting.append(job)
         if self._calling is not loop:
@@ -203,16 +203,9 @@ class Writer:
 
     def _prepare(self, books: Books, batch: list[Job[Any]]) -> None:
         """Read what the batch asks for, in as few questions as can be."""
-        users, ids = set(), []
-        for job in batch:
-            if job.hold_id:
-                ids.append(job.hold_id)
-            if job.user_id and not books.knows(job.user_id):
-                users.add(job.user_id)
-        if ids:
-            books.look_up(ids)
-            users.update(user_id for user_id in books.payers(ids) if not books.knows(user_id))
-        if users:
+        asked = books.look_up([job.hold_id for job in batch if job.hold_id])
+        users = {job.user_id for job in batch if job.user_id} | books.payers(asked)
+        if not users <= books.users:
             books.prepare(users)
 
     def _begin(self) -> Books:
@@ -263,10 +256,10 @@ def _answer(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> No
         return
     elsewhere = defaultdict[asyncio.AbstractEventLoop, list[Job[Any]]](list)
     for job in batch:
-        job.done = True
-        if job.future is None:
+        job.done, future = True, job.future
+        if future is None:
             continue
-        loop = job.future.get_loop()
+        loop = future.get_loop()
         if loop is here:
             _tell(job)
         else:
