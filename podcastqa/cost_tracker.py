@@ -111,7 +111,7 @@ class CostTracker:
         if time.monotonic() > self._bills_until:
             await self._look_at_bills()
         try:
-            return await self.treasury.budget.writer.asked(job)
+            return await self.treasury.budget.writer.ask(job)
         except OverLimit as refusal:
             known = refusal
             await self._ask(lambda: self.treasury.watch.mail_refusal(what, known))
@@ -179,7 +179,7 @@ class _Awaited(Spending):
             self.settle(self.hold.estimate, "no actual cost was said")
         if self._settling is None:
             return
-        settled = await self._treasury.budget.writer.asked(self._settling)
+        settled = await self._treasury.budget.writer.ask(self._settling)
         if self._treasury.watch.may_be_due(settled):
             await self._tracker._tell(self.hold, settled)
 

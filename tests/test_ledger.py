@@ -233,7 +233,7 @@ def test_an_entry_needs_the_reserve_of_its_hold_and_a_hold_ends_once(parts: Part
 def test_what_is_in_the_books_while_a_hold_walks(parts: Parts, ada: User) -> None:
     hold = parts.budget.reserve(operation(ada.id), Usd("1.00"), "h")
     with parts.ledger.writing() as books:
-        assert (books.find("h"), books.find("other")) == (hold, None)
+        assert (books.get("h"), books.found("other")) == (hold, None)
         assert (books.end("h"), books.is_started("h"), books.settled_late("h")) == (None, False, None)
         books.start(hold, A_WEDNESDAY)
         assert books.is_started("h")

@@ -157,11 +157,36 @@ def test_one_callers_mistake_is_nobody_elses(parts: Parts, ada: User) -> None:
     assert budget.standing(ada.id)[ada.id, DAY] == Spent(ZERO, Usd("0.03"))
 
 
+def test_what_one_batch_asks_twice_is_done_once_and_at_the_first_try(parts: Parts, ada: User) -> None:
+    budget, tries = parts.budget, list[int]()
+    budget.reserve(operation(ada.id), CENT, "h")
+
+    async def together() -> tuple[object, ...]:
+        return await asyncio.gather(
+            budget.writer.ask(budget.settling("h", CENT)),
+            budget.writer.ask(budget.reserving(operation(ada.id), CENT, "h")),
+            budget.writer.ask(budget.settling("h", CENT)),
+            budget.writer.ask(budget.booking(operation(ada.id), CENT, "b")),
+            budget.writer.ask(budget.booking(operation(ada.id), CENT, "b")),
+            budget.writer.ask(Doing(lambda _: tries.append(1))),
+        )
+
+    _, hold, _, booked, again, _ = asyncio.run(together())
+    assert (hold.hold_id, booked) == ("h", again)  # type: ignore[attr-defined]
+    told = [(entry.hold_id, entry.kind.value) for entry in parts.ledger.entries()]
+    assert told == [("h", "reserve"), ("h", "settle"), ("b", "reserve"), ("b", "settle")]
+    assert budget.standing(ada.id)[ada.id, DAY] == Spent(Usd("0.02"), ZERO)
+    assert tries == [1]  # not one by one after all together had failed
+
+
 def test_a_task_that_was_cancelled_leaves_no_doubt_what_was_written(parts: Parts, ada: User) -> None:
     budget = parts.budget
 
+    async def given_up() -> Hold:
+        return await budget.writer.ask(budget.reserving(operation(ada.id), CENT, "given up"))
+
     async def cancelled() -> None:
-        task = asyncio.create_task(budget.writer.ask(budget.reserving(operation(ada.id), CENT, "given up")))
+        task = asyncio.create_task(given_up())
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -184,7 +209,7 @@ def test_an_event_loop_does_not_wait_for_the_turn_to_write(parts: Parts, ada: Us
     async def meanwhile() -> str:
         thread = asyncio.get_running_loop().run_in_executor(None, hold_the_turn)
         await asyncio.to_thread(has_it.wait)
-        asked = asyncio.create_task(parts.budget.writer.ask(parts.budget.reserving(operation(ada.id), CENT, "h")))
+        asked = parts.budget.writer.ask(parts.budget.reserving(operation(ada.id), CENT, "h"))
         for _ in range(100):
             await asyncio.sleep(0)  # the loop goes round
         assert not asked.done()

@@ -44,6 +44,7 @@ class Books(Following):
         self.now, self.now_us = now, microseconds(now)
         self.stem = hold_id_stem(self.now_us)
         self._expires: datetime | None = None
+        self.begin_lives()
         if self.at_day(now.date()):
             self.forget()
         if self._limits is not None and not self._limits.holds(self.now_us):
@@ -55,11 +56,6 @@ class Books(Following):
         self._limits_read = False
         self._stop: tuple[int, int, str, str] | None = None
         self._stop_read = False
-
-    def undo(self) -> None:
-        """What was changed is not kept: nothing that is remembered may be believed."""
-        self._known.clear()
-        self.forget()
 
     @property
     def is_changed(self) -> bool:
@@ -138,10 +134,11 @@ class Books(Following):
             at_us, day = microseconds(hold.reserved_at), hold.reserved_at.toordinal()
         if not starts:
             expires_us = self._expires_us if hold.expires_at is self._expires else microseconds(hold.expires_at)
+            self._unstarted.add(hold.hold_id)
             if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
                 self._next_expiry_us = expires_us
         self.changes.note("reserve", hold, day, pico, at_us, expires_us, "")
-        self._known[hold.hold_id], self._open[hold.hold_id] = hold, starts
+        self._open[hold.hold_id] = hold
         if today is None:
             self.count(hold.operation, day, 0, pico)
         else:
@@ -150,7 +147,7 @@ class Books(Following):
     def start(self, hold: Hold, at: datetime) -> None:
         """Write that the operation is about to run: from now on it counts until it is resolved."""
         self.changes.note("start", hold, hold.reserved_at.toordinal(), 0, microseconds(at), 0, "")
-        self._open[hold.hold_id] = True
+        self._unstarted.discard(hold.hold_id)
 
     def close(self, kind: EntryKind, hold: Hold, amount: Usd, at: datetime, reason: str = "") -> Today | None:
         """Resolve the hold: what was held is given back, what it cost (settle) is booked.
@@ -159,7 +156,7 @@ class Books(Following):
         """
         day, at_us = hold.reserved_at.toordinal(), self.now_us if at is self.now else microseconds(at)
         self.changes.note(_NAMES[kind], hold, day, amount.pico, at_us, 0, reason)
-        self.forget_life(hold.hold_id)
+        self.end_life(hold, kind, amount)
         today = self.today(hold.operation) if day == self.day else None
         if today is None:
             self.count(hold.operation, day, amount.pico, -hold.estimate.pico)

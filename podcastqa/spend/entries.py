@@ -146,7 +146,7 @@ def _short(number: int) -> str:
 def _begin_anew() -> None:
     """A forked child is another process."""
     global _own  # noqa: PLW0603 – there is one process
-    _own = _short(secrets.randbits(40))[-8:]
+    _own = _short(secrets.randbits(25))[-5:]
 
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"

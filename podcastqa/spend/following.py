@@ -103,8 +103,7 @@ class Following(Lives):
             booked, held = 0, pico
             if hold_id is not None:  # no reserve
                 if kind == "start":
-                    if hold_id in self._open:
-                        self._open[hold_id] = True
+                    self._unstarted.discard(hold_id)
                     continue
                 booked, held = (pico if kind in {"settle", "correct"} else 0), -estimate
                 if kind != "correct":

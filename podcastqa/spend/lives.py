@@ -1,6 +1,6 @@
 """What is known of holds, as a batch sees them: for what they were reserved, whether they started, how they ended.
 
-What was read is remembered; a reserve that is written never changes.
+Those that are open are remembered; of one that has ended few ask again.
 """
 
 from __future__ import annotations
@@ -28,24 +28,33 @@ class Lives(Tally):
 
     def __init__(self, driver: Driver) -> None:
         super().__init__(driver)
-        self._known: dict[str, Hold] = {}
         self.forget_lives()
 
     def forget_lives(self) -> None:
         """What has become of holds is to be read anew."""
-        self._open: dict[str, bool] = {}  # hold id → whether it has started
-        self._ended: dict[str, tuple[EntryKind, Usd]] = {}
+        self._open: dict[str, Hold] = {}
+        self._unstarted: set[str] = set()  # of the open ones
+        self._ended: dict[str, tuple[Hold, EntryKind, Usd]] = {}  # in this transaction, or before and asked for in it
         self._next_expiry_us: int | None = None  # no unstarted hold runs out before; None: not read yet
 
+    def begin_lives(self) -> None:
+        """Another transaction begins."""
+        self._ended.clear()
+
+    def end_life(self, hold: Hold, kind: EntryKind, amount: Usd) -> None:
+        """The hold ends in this transaction."""
+        self.forget_life(hold.hold_id)
+        self._ended[hold.hold_id] = hold, kind, amount
+
     def forget_life(self, hold_id: str) -> None:
-        """It ends: few ask again, and they are told what is written."""
-        self._known.pop(hold_id, None)
+        """What has become of this hold is to be read anew."""
         self._open.pop(hold_id, None)
+        self._unstarted.discard(hold_id)
 
     def forget_lives_past(self, most: int) -> None:
         """Remember no hold where there are more than so many."""
-        if len(self._known) + len(self._ended) > most:
-            self._known, self._open, self._ended = {}, {}, {}
+        if len(self._open) > most:
+            self._open, self._unstarted = {}, set()
 
     def look_up(self, hold_ids: Iterable[str]) -> list[str]:
         """Read what is not remembered of these holds, all at once; returns which of them that was asked of."""
@@ -55,50 +64,47 @@ class Lives(Tally):
         for row in self.ask(f"{_LIVES} WHERE kind <> 'correct' AND hold_id IN ({marks(ids)}) ORDER BY id", ids):
             hold_id, kind = row[0], EntryKind(row[1])
             if kind is EntryKind.RESERVE:
-                self._known[hold_id], self._open[hold_id] = _hold(row), row[9] == 0
+                self._open[hold_id] = _hold(row)
+                if row[9]:
+                    self._unstarted.add(hold_id)
             elif kind is EntryKind.START:
-                self._open[hold_id] = True
-            else:
-                self._open.pop(hold_id, None)
-                self._ended[hold_id] = kind, Usd.from_pico(row[7])
+                self._unstarted.discard(hold_id)
+            elif hold_id in self._open:
+                self.end_life(self._open[hold_id], kind, Usd.from_pico(row[7]))
         return ids
 
     def payers(self, hold_ids: Iterable[str]) -> set[int]:
         """Who pays for those of the holds that are remembered."""
-        return {self._known[one].operation.user_id for one in hold_ids if one in self._known}
-
-    def find(self, hold_id: str) -> Hold | None:
-        """The hold of that id, as it was reserved."""
-        if hold_id not in self._known:
-            self.look_up([hold_id])
-        return self._known.get(hold_id)
+        return {hold.operation.user_id for one in hold_ids if (hold := self.found(one))}
 
     def found(self, hold_id: str) -> Hold | None:
         """The hold of that id, of those that were looked up: an id that was made just now is nobody else's."""
-        return self._known.get(hold_id)
+        hold = self._open.get(hold_id)
+        if hold is None and hold_id in self._ended:
+            hold = self._ended[hold_id][0]
+        return hold
 
     def get(self, hold_id: str) -> Hold:
-        """The same; raises HoldUnknown."""
-        hold = self.find(hold_id)
+        """The hold of that id, as it was reserved; raises HoldUnknown."""
+        self.look_up([hold_id])
+        hold = self.found(hold_id)
         if hold is None:
             raise HoldUnknown(f"There is no hold {hold_id}.", next_step="Reserve it first.")
         return hold
 
     def if_open(self, hold_id: str) -> Hold | None:
         """The hold of that id, if it is known to be open."""
-        return self._known.get(hold_id) if hold_id in self._open else None
+        return self._open.get(hold_id)
 
     def end(self, hold_id: str) -> tuple[EntryKind, Usd] | None:
         """How the hold was resolved, and the amount; None while it is open."""
-        if hold_id in self._open:
-            return None
         self.look_up([hold_id])
-        return self._ended.get(hold_id)
+        return self._ended[hold_id][1:] if hold_id in self._ended else None
 
     def is_started(self, hold_id: str) -> bool:
         """Whether the operation of this open hold has started."""
         self.look_up([hold_id])
-        return self._open.get(hold_id, False)
+        return hold_id in self._open and hold_id not in self._unstarted
 
     def settled_late(self, hold_id: str) -> Usd | None:
         """What was said to have been spent after the hold expired or was voided; None if nothing."""

@@ -61,12 +61,8 @@ class Writer:
         answer: T = job.answer
         return answer
 
-    async def ask(self, job: Job[T]) -> T:
-        """The same for a task."""
-        return await self.asked(job)
-
-    def asked(self, job: Job[T]) -> asyncio.Future[T]:
-        """The same, queued at once: what the task that runs has to wait for."""
+    def ask(self, job: Job[T]) -> asyncio.Future[T]:
+        """The same for a task: the job is queued at once, and what is returned is to be awaited."""
         loop = asyncio.get_running_loop()
         future = asyncio.Future[T](loop=loop)
         job.future = future
@@ -233,7 +229,7 @@ class Writer:
     def _back(self) -> None:
         """Nothing of it happened."""
         if self._books is not None:
-            self._books.undo()
+            self._books.forget()
         with suppress(Exception):  # what went wrong is being said already
             self.line.rollback()
 

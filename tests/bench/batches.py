@@ -23,7 +23,7 @@ from podcastqa.wiring import Parts
 from tests.bench.guard import parts_in
 from tests.bench.rows import Row, timing, watched
 
-_ROUNDS, _OPERATIONS, _USERS = 5, 6_400, 300
+_ROUNDS, _OPERATIONS, _USERS = 11, 6_400, 300
 _ESTIMATE = Usd("0.000001")
 
 
