@@ -36,10 +36,11 @@ OPEN_FROM_ENTRIES = f"""INSERT INTO open_holds (hold_id, user_id, source, day, a
  expires_us
  FROM entries r WHERE kind = 'reserve' AND NOT {_ENDED}"""
 _TAIL = "id > (SELECT through_id FROM carried)"
-_IN_TAIL = f"hold_id IN (SELECT hold_id FROM entries WHERE {_TAIL} AND"
+#: The open holds of which the tail tells something; few, for most holds begin and end in one tail.
+_TOLD = f"hold_id IN (SELECT h.hold_id FROM entries e JOIN open_holds h ON h.hold_id = e.hold_id WHERE e.{_TAIL} AND"
 _CARRY_HOLDS = (
-    f"DELETE FROM open_holds WHERE {_IN_TAIL} {ENDS})",
-    f"UPDATE open_holds SET started = 1 WHERE {_IN_TAIL} kind = 'start')",
+    f"DELETE FROM open_holds WHERE {_TOLD} {ENDS})",
+    f"UPDATE open_holds SET started = 1 WHERE {_TOLD} kind = 'start')",
     f"{OPEN_FROM_ENTRIES} AND {_TAIL} ON CONFLICT (hold_id) DO NOTHING",  # it stands there if somebody moved the mark
 )
 #: Said where the derived tables hold all entries.
