@@ -1,8 +1,8 @@
 """The books in PostgreSQL: one lock is the queue of those who write, and a role that owns nothing does all the work.
 
-Who writes takes the lock first, and raises the number in `ledger_version`: the next one sees by it whether others have
-written. The login only migrates; the operator's work is done as `podcastqa_app`, a user's as `podcastqa_user`, to whom
-row-level security shows that user's rows and no others.
+Who writes takes the lock first; the next one sees by the server's count of transactions, and by the number in
+`ledger_version`, whether others have written. The login only migrates; the operator's work is done as `podcastqa_app`,
+a user's as `podcastqa_user`, to whom row-level security shows that user's rows and no others.
 """
 
 from __future__ import annotations

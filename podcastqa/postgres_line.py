@@ -19,7 +19,9 @@ from podcastqa.scope import TURN_KEY
 
 TURN = f"BEGIN; SELECT pg_advisory_xact_lock({TURN_KEY}, hashtext(current_schema()))"
 RAISE = "UPDATE ledger_version SET version = version + 1"
-_VERSION = "SELECT version FROM ledger_version"
+#: What others raise who are no line, and the number of the next transaction that writes anything on the server.
+_SEEN = "SELECT version, pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM ledger_version"
+_NOTHING = (-1, -1)
 
 
 class Books(Protocol):
@@ -68,13 +70,17 @@ class Reachable:
 
 
 class PostgresLine:
-    """A lock of the server is the queue, and the number in `ledger_version` says whether others have written."""
+    """A lock of the server is the queue, and the server's own count of transactions says whether others have written.
+
+    A line takes its transaction's number in its turn: if the next one is free nobody was there since. Somebody who is
+    no line may have taken a number long before the lock; whoever is none raises the number in `ledger_version`.
+    """
 
     def __init__(self, books: Books, reachable: Reachable) -> None:
         self._books, self._reachable = books, reachable
         self._driver: PostgresDriver | None = None
         self._pid = os.getpid()
-        self._seen = -1
+        self._seen = _NOTHING
         self._has_turn = False
 
     @property
@@ -102,22 +108,22 @@ class PostgresLine:
         try:
             with self._reachable:
                 try:
-                    version = self._begun(self._connected())
+                    seen = self._begun(self._connected())
                 except psycopg.OperationalError:  # it was idle, and the server went away: nothing has happened yet
                     self.hang_up()
-                    version = self._begun(self._connected(again=True))
+                    seen = self._begun(self._connected(again=True))
         except BaseException:
             self._end_turn()
             raise
-        still, self._seen = version == self._seen, version
+        still, self._seen = seen == self._seen, seen
         return still
 
-    def _begun(self, driver: PostgresDriver) -> int:
-        cursor = driver.connection.execute(f"{TURN}; {_VERSION}")
+    def _begun(self, driver: PostgresDriver) -> tuple[int, int]:
+        cursor = driver.connection.execute(f"{TURN}; {_SEEN}")
         while cursor.nextset():
             pass
-        row = cursor.fetchone()
-        return int(row[0]) if row else 0
+        version, next_transaction = cursor.fetchone() or _NOTHING
+        return version, next_transaction
 
     def commit(self, write: Callable[[], None]) -> None:
         """Write the last of it, make all durable, and end the turn: all is sent at once, and answered at once."""
@@ -125,9 +131,9 @@ class PostgresLine:
         try:
             with self._reachable, connection.pipeline():
                 write()
-                connection.execute(RAISE)
                 connection.execute("COMMIT")
-            self._seen += 1
+            version, own = self._seen
+            self._seen = version, own + 1
             self._books.note_cut(None)
         except BaseException:
             self.hang_up()  # whether it was done is not known: this connection is asked no more
@@ -159,7 +165,7 @@ class PostgresLine:
         if self._driver is None:
             again = again or self._books.is_cut
             self._driver = PostgresDriver(self._books.connected_again() if again else self._books.connected())
-            self._seen = -1
+            self._seen = _NOTHING
         return self._driver
 
     def hang_up(self) -> None:

@@ -25,9 +25,11 @@ from podcastqa.podcasts.listens import Told
 from podcastqa.podcasts.tables import connections, episodes, library, listening
 from podcastqa.scope import APP_ROLE, USER_ROLE
 from podcastqa.spend.books import Books
+from podcastqa.spend.changes import _CARRY_HOLDS, TAIL
 from podcastqa.spend.entries import EntryKind
 from podcastqa.spend.job import Doing, Job
 from podcastqa.spend.ledger import Spent
+from podcastqa.spend.lives import _IN_TAIL
 from podcastqa.users import User
 from podcastqa.wiring import Parts, build, drill_parts
 from podcastqa.workbook.constraints import schema_differences, try_constraints
@@ -336,11 +338,34 @@ def test_a_correction_whose_commit_was_cut_is_told_and_not_tried_again(parts: Pa
 def test_what_is_refused_leaves_no_trace_on_the_server(parts: Parts, ada: User) -> None:
     parts.budget.stop(by="ada", reason="drill")
     with login(parts.settings.database) as admin:
-        sql = "SELECT xmin::text, version FROM ledger_version"
+        sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text, version FROM ledger_version"
         before = admin.execute(sql).fetchone()
         with pytest.raises(EmergencyStopped):
             parts.budget.reserve(operation(ada.id), CENT)
         assert admin.execute(sql).fetchone() == before
+
+
+@pytest.mark.parametrize("is_analysed", [False, True])
+def test_what_follows_from_the_newest_entries_is_written_without_reading_all_of_them(
+    parts: Parts, ada: User, is_analysed: bool
+) -> None:
+    with login(parts.settings.database) as owner:
+        owner.execute(
+            "INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us)"
+            " SELECT 'h' || i, 'reserve', %s, 's', 's', 'o', 1, 1, 1 FROM generate_series(1, 20000) AS i",
+            (ada.id,),
+        )
+        if is_analysed:
+            owner.execute("ANALYZE")
+        parts.ledger.carry()
+        for number in range(10):
+            parts.budget.book(operation(ada.id), CENT, f"newest {number}")
+        tail = owner.execute(TAIL).fetchone()
+        assert tail is not None
+        assert tail[1] - tail[0] == 20  # a reserve and a settle each
+        for sql in (*_CARRY_HOLDS, f"SELECT * FROM entries e WHERE {_IN_TAIL}"):
+            plan = owner.execute(f"EXPLAIN {sql.replace('?', '{}').format(*tail)}").fetchall()
+            assert not [line for (line,) in plan if "Seq Scan on entries" in line], plan
 
 
 def test_a_forked_child_uses_no_connection_of_its_parent(parts: Parts, ada: User) -> None:

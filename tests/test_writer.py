@@ -49,9 +49,10 @@ def limit(parts: Parts, user: User, amount: str) -> None:
 
 
 def commits(parts: Parts) -> Callable[[], int]:
-    """Counts the turns in which somebody wrote: by SQLite's own number for another connection's commits."""
-    on_sqlite = parts.database.path is not None
-    seen, sql = parts.database.driver(), "PRAGMA data_version" if on_sqlite else "SELECT version FROM ledger_version"
+    """Counts the turns in which somebody wrote entries: by SQLite's own number for another connection's commits, or
+    by the transactions that PostgreSQL notes of each row."""
+    on_sqlite, seen = parts.database.path is not None, parts.database.driver()
+    sql = "PRAGMA data_version" if on_sqlite else "SELECT count(DISTINCT xmin::text) FROM entries"
     start = seen.execute(sql).fetchone()[0]
     return lambda: int(seen.execute(sql).fetchone()[0]) - start
 

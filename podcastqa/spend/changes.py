@@ -30,19 +30,24 @@ _MOST_ROWS = _LENGTHS[-1]
 _MOST = NEVER
 #: A hold's reserve, start and end in the index of its steps.
 _STARTED, _ENDED = (f"EXISTS (SELECT 1 FROM entries WHERE hold_id = r.hold_id AND ({STEP}) = {at})" for at in (1, 2))
-#: The reserves that nothing has resolved; a condition on the entries to look at may follow.
-OPEN_FROM_ENTRIES = f"""INSERT INTO open_holds (hold_id, user_id, source, day, amount_pico, started, expires_us)
- SELECT hold_id, user_id, source, day, amount_pico, CASE WHEN expires_us = 0 OR {_STARTED} THEN 1 ELSE 0 END,
- expires_us
- FROM entries r WHERE kind = 'reserve' AND NOT {_ENDED}"""
-_TAIL = "id > (SELECT through_id FROM carried)"
+_OPEN = """INSERT INTO open_holds (hold_id, user_id, source, day, amount_pico, started, expires_us)
+ SELECT hold_id, user_id, source, day, amount_pico, CASE WHEN {} THEN 1 ELSE 0 END, expires_us
+ FROM entries r WHERE kind = 'reserve' AND NOT {}"""
+#: The reserves that nothing has resolved.
+OPEN_FROM_ENTRIES = _OPEN.format(f"expires_us = 0 OR {_STARTED}", _ENDED)
+#: Where the tail begins and ends: two values, for of anything else PostgreSQL believes that it tells of a third of all
+#: entries, and reads them all.
+_TAIL = "id > ? AND id <= ?"
 #: The open holds of which the tail tells something; few, for most holds begin and end in one tail.
 _TOLD = f"hold_id IN (SELECT h.hold_id FROM entries e JOIN open_holds h ON h.hold_id = e.hold_id WHERE e.{_TAIL} AND"
 _CARRY_HOLDS = (
     f"DELETE FROM open_holds WHERE {_TOLD} {ENDS})",
+    # It stands there if somebody moved the mark.
+    f"{_OPEN.format('expires_us = 0', _ENDED)} AND {_TAIL} ON CONFLICT (hold_id) DO NOTHING",
     f"UPDATE open_holds SET started = 1 WHERE {_TOLD} kind = 'start')",
-    f"{OPEN_FROM_ENTRIES} AND {_TAIL} ON CONFLICT (hold_id) DO NOTHING",  # it stands there if somebody moved the mark
 )
+#: The last entry before the tail, and the last one in it.
+TAIL = "SELECT through_id, (SELECT coalesce(max(id), 0) FROM entries) FROM carried"
 #: Said where the derived tables hold all entries.
 CARRIED = "UPDATE carried SET through_id = (SELECT coalesce(max(id), 0) FROM entries), times = times + 1"
 _COUNTERS = "counters", ("user_id", "day", "source")
@@ -91,8 +96,9 @@ class Changes:
 
     def carry(self, driver: Driver) -> None:
         """Write what follows from it, after all that happened is written; there is no tail then."""
+        tail = driver.execute(TAIL).fetchone()
         for change in _CARRY_HOLDS:
-            driver.execute(change)
+            driver.execute(change, tail)
         counted: list[Any] = []
         for key, row in self.counters.items():
             counted += key

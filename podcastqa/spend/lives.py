@@ -12,6 +12,7 @@ from podcastqa.clock import from_microseconds
 from podcastqa.database import Driver
 from podcastqa.errors import HoldUnknown
 from podcastqa.money import Usd
+from podcastqa.spend.changes import TAIL
 from podcastqa.spend.entries import STEP, EntryKind, Hold, Operation
 from podcastqa.spend.standing import NEVER, Expired
 from podcastqa.spend.tally import Tally, marks
@@ -121,12 +122,12 @@ class Lives(Tally):
         All that are open are read for it: no index is kept for what few ask, and seldom.
         """
         if self._next_expiry_us is None:
-            firsts = [first for (first,) in self.ask(_FIRST_EXPIRY) if first is not None]
+            firsts = [first for (first,) in self.ask(_FIRST_EXPIRY, self.ask(TAIL)[0]) if first is not None]
             self._next_expiry_us = min(firsts, default=NEVER)
         if self.now_us < self._next_expiry_us:
             return []
         self._next_expiry_us = None  # what is found now is closed if it makes room
-        return [tuple(row[:6]) for row in self.ask(_EXPIRED, (self.now_us, self.now_us))]
+        return [tuple(row[:6]) for row in self.ask(_EXPIRED, (self.now_us, *self.ask(TAIL)[0], self.now_us))]
 
 
 def _hold(row: Sequence[Any]) -> Hold:
@@ -138,7 +139,7 @@ def _hold(row: Sequence[Any]) -> Hold:
 _LIVES = """SELECT hold_id, kind, user_id, service, operation, source, price, amount_pico, at_us, expires_us
  FROM entries"""
 _WENT_ON = f"EXISTS (SELECT 1 FROM entries WHERE hold_id = e.hold_id AND ({STEP}) > 0)"
-_IN_TAIL = "e.kind = 'reserve' AND e.expires_us > 0 AND e.id > (SELECT through_id FROM carried)"
+_IN_TAIL = "e.kind = 'reserve' AND e.expires_us > 0 AND e.id > ? AND e.id <= ?"
 #: The earliest, of those that were carried forward and those of the tail; some may have started or ended since.
 _FIRST_EXPIRY = f"""SELECT min(expires_us) FROM open_holds WHERE started = 0
  UNION ALL SELECT min(expires_us) FROM entries e WHERE {_IN_TAIL}"""

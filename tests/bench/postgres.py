@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -18,11 +19,13 @@ from podcastqa.clock import SystemClock
 from podcastqa.spend.entries import Operation, new_hold_id
 from podcastqa.wiring import build
 from tests.bench.batches import tasks_rate
+from tests.bench.guard import fill
 from tests.bench.rows import Row, timing, watched
 from tests.conftest import ROOMY, settings_in
 from tests.postgres_server import a_server
 
 _ROUNDS, _CALLERS, _STATEMENTS, _OPERATIONS = 5, 32, 1_600, 6_400
+_SIZES = (1_000, 1_000_000)
 _ONE = """WITH admitted AS (
  UPDATE bench_counter SET held = held + 1 WHERE id = 1 AND held + 1 <= most RETURNING 1
 ) INSERT INTO bench_holds SELECT %s, 1 FROM admitted"""
@@ -45,7 +48,34 @@ def run() -> list[Row]:
     bare = statistics.median(one for one, _ in rounds)
     ratio = statistics.median(ours / one for one, ours in rounds)
     machine.foreign = 0.0  # the server works for us
-    return [timing("postgres-reserve-32-tasks", ratio * bare, "1/s", bare, ">= 10 x (7)", ratio >= 7, machine)]
+    row = timing("postgres-reserve-32-tasks", ratio * bare, "1/s", bare, ">= 10 x (7)", ratio >= 7, machine)
+    return [row, _growth()]
+
+
+def _growth() -> Row:
+    """Seconds a decision with a thousand entries in the ledger, beside those with a million, interleaved."""
+    with a_server() as server, ExitStack() as folders:
+        books = {}
+        for size in _SIZES:
+            home = Path(folders.enter_context(tempfile.TemporaryDirectory()))
+            made = build(settings_in(home, DATABASE_URL=server.new(), **ROOMY), clock=SystemClock())
+            user = made.users.add("user").id
+            fill(made, user, size)
+            made.ledger.rebuild()
+            books[size] = made, [Operation(user, "bench", "reserve", "bench")]
+            tasks_rate(*books[size], _CALLERS, _OPERATIONS)
+        rounds, machine = watched(
+            lambda: [
+                [1 / tasks_rate(*books[size], _CALLERS, _OPERATIONS) for size in _SIZES] for _ in range(2 * _ROUNDS)
+            ]
+        )
+        for made, _ in books.values():
+            made.database.close()
+    machine.foreign = 0.0  # the server works for us
+    first = statistics.median(one for one, _ in rounds)
+    ratio = statistics.median(grown / one for one, grown in rounds)
+    name = f"postgres-guard-with-{_SIZES[-1]}-entries"
+    return timing(name, ratio * first * 1e6, "us", first * 1e6, "<= 1.2 x", ratio <= 1.2, machine)
 
 
 class _Floor:
