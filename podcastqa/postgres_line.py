@@ -20,7 +20,7 @@ from podcastqa.scope import TURN_KEY
 TURN = f"BEGIN; SELECT pg_advisory_xact_lock({TURN_KEY}, hashtext(current_schema()))"
 RAISE = "UPDATE ledger_version SET version = version + 1"
 #: What others raise who are no line, and the number of the next transaction that writes anything on the server.
-_SEEN = "SELECT version, pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM ledger_version"
+_SEEN = "SELECT (SELECT version FROM ledger_version), pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 _NOTHING = (-1, -1)
 
 
@@ -122,8 +122,8 @@ class PostgresLine:
         cursor = driver.connection.execute(f"{TURN}; {_SEEN}")
         while cursor.nextset():
             pass
-        version, next_transaction = cursor.fetchone() or _NOTHING
-        return version, next_transaction
+        [seen] = cursor.fetchall()
+        return seen  # type: ignore[no-any-return]
 
     def commit(self, write: Callable[[], None]) -> None:
         """Write the last of it, make all durable, and end the turn: all is sent at once, and answered at once."""

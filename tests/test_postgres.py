@@ -14,9 +14,9 @@ import pytest
 from psycopg import errors
 
 from podcastqa.alerts.outbox import outbox
-from podcastqa.clock import SystemClock, WindowKind
+from podcastqa.clock import SystemClock, WindowKind, day_number
 from podcastqa.database import SYSTEM, Scope, head, metadata, open_database
-from podcastqa.errors import EmergencyStopped, LedgerUnavailable, SettingsError
+from podcastqa.errors import EmergencyStopped, LedgerUnavailable, OverLimit, SettingsError
 from podcastqa.money import ZERO, Usd
 from podcastqa.podcasts.catalog import Heard
 from podcastqa.podcasts.connections import Login
@@ -343,6 +343,23 @@ def test_what_is_refused_leaves_no_trace_on_the_server(parts: Parts, ada: User) 
         with pytest.raises(EmergencyStopped):
             parts.budget.reserve(operation(ada.id), CENT)
         assert admin.execute(sql).fetchone() == before
+
+
+def test_a_writer_notices_what_a_transaction_older_than_its_own_wrote(parts: Parts, ada: User, clock: SetClock) -> None:
+    for kind in WindowKind:
+        parts.budget.set_limit(ada.id, kind, Usd("0.03"), by="ada", reason="a test")
+    with psycopg.connect(parts.settings.database) as other:
+        other.execute("CREATE TABLE note (said text)")  # its number is taken before any of ours
+        parts.budget.book(operation(ada.id), CENT)
+        other.execute(
+            "INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us)"
+            " VALUES ('theirs', 'reserve', %s, 'bench', 'service', 'o', %s, %s, 1)",
+            (ada.id, CENT.pico, day_number(clock.now().date())),
+        )
+        other.commit()
+    parts.budget.book(operation(ada.id), CENT)
+    with pytest.raises(OverLimit):  # ours twice, theirs once: 0.03 of 0.03
+        parts.budget.book(operation(ada.id), CENT)
 
 
 @pytest.mark.parametrize("is_analysed", [False, True])
