@@ -347,10 +347,11 @@ def test_what_is_refused_leaves_no_trace_on_the_server(parts: Parts, ada: User) 
 
 def test_a_writer_notices_what_a_transaction_older_than_its_own_wrote(parts: Parts, ada: User, clock: SetClock) -> None:
     for kind in WindowKind:
-        parts.budget.set_limit(ada.id, kind, Usd("0.03"), by="ada", reason="a test")
+        parts.budget.set_limit(ada.id, kind, Usd("0.04"), by="ada", reason="a test")
     with psycopg.connect(parts.settings.database) as other:
         other.execute("CREATE TABLE note (said text)")  # its number is taken before any of ours
-        parts.budget.book(operation(ada.id), CENT)
+        for _ in range(2):  # after the first there is a number between; none is after the second
+            parts.budget.book(operation(ada.id), CENT)
         other.execute(
             "INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us)"
             " VALUES ('theirs', 'reserve', %s, 'bench', 'service', 'o', %s, %s, 1)",
@@ -358,7 +359,7 @@ def test_a_writer_notices_what_a_transaction_older_than_its_own_wrote(parts: Par
         )
         other.commit()
     parts.budget.book(operation(ada.id), CENT)
-    with pytest.raises(OverLimit):  # ours twice, theirs once: 0.03 of 0.03
+    with pytest.raises(OverLimit):  # ours 3 times, theirs once: 0.04 of 0.04
         parts.budget.book(operation(ada.id), CENT)
 
 
