@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +38,7 @@ from podcastqa.errors import (
 )
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend.budget import Budget
-from podcastqa.spend.entries import EntryKind, Operation, new_hold_id
+from podcastqa.spend.entries import EntryKind, Operation, hold_id_stem, new_hold_id
 from podcastqa.spend.ledger import NOTHING, Ledger
 from podcastqa.spend.status import budget_status
 from podcastqa.users import User, Users
@@ -382,6 +384,14 @@ def test_new_ids_are_all_different_and_in_the_order_of_time() -> None:
     assert len(set(ids)) == 500
     assert before_us <= int(ids[0][:11], 32) <= int(ids[-1][:11], 32) <= time.time_ns() // 1000
     assert [one[:11] for one in ids] == sorted(one[:11] for one in ids)
+
+
+def test_ids_that_several_processes_make_at_one_instant_differ() -> None:
+    words = [sys.executable, "-c", "from podcastqa.spend.entries import hold_id_stem; print(hold_id_stem(1))"]
+    stems = [subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip() for _ in range(3)]
+    assert len({*stems, hold_id_stem(1)}) == 4
+    assert {one[:11] for one in stems} == {"00000000001"}
+    assert {len(one) for one in stems} == {16}  # 5 digits of 32 are a process's own: one in 33 million
 
 
 @pytest.mark.parametrize("bad", ["x" * 201, 5, b"bytes", 1.5])
