@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from podcastqa.clock import WindowKind
-from podcastqa.errors import CrossUserRefused, OverLimit, Refused, UnknownUser
+from podcastqa.errors import CrossUserRefused, HoldResolved, Misuse, OverLimit, Refused, UnknownUser
 from podcastqa.money import Usd
 from podcastqa.spend.admission import Settled
 from podcastqa.spend.entries import Hold, Operation
@@ -153,14 +153,18 @@ class CostTracker:
 class _Awaited(Spending):
     """An operation under a hold that a task awaits; a class, for a generator costs each operation more."""
 
-    __slots__ = ("_estimate", "_settling", "_tracker", "_what")
+    __slots__ = ("_estimate", "_has_begun", "_is_over", "_settling", "_tracker", "_what")
 
     def __init__(self, tracker: CostTracker, what: Operation, estimate: Usd) -> None:
         self._tracker, self._what, self._estimate = tracker, what, estimate
         self._treasury, self.actual, self.voided = tracker.treasury, None, False
         self._settling: Job[Settled] | None = None
+        self._has_begun = self._is_over = False
 
     async def __aenter__(self) -> Spending:
+        if self._has_begun:
+            raise Misuse("This operation has been run already.", next_step="Ask spending() for each one anew.")
+        self._has_begun = True
         job = self._treasury.budget.beginning(self._what, self._estimate)
         try:
             self.hold = await self._tracker._admitted(self._what, job)
@@ -170,13 +174,28 @@ class _Awaited(Spending):
         return self
 
     def settle(self, actual: Usd, reason: str = "") -> None:
-        """Book what it really cost, in full, when the block ends."""
+        """Book what it really cost, in full, when the block ends; at once where it has ended."""
+        if self._is_over:
+            super().settle(actual, reason)
+            return
+        if self.actual is not None and actual != self.actual:
+            raise HoldResolved(
+                f"This operation is already settled at {self.actual.shown()}, not {actual.shown()}.",
+                next_step="Mend it with a correction and a reason.",
+            )
         self._settling = self._treasury.settling(self.hold, actual, reason)
         self.actual = actual
+
+    def void(self, reason: str) -> None:
+        """Give the money back: only when nothing can have been charged; say why."""
+        if self._settling is not None:
+            raise HoldResolved("This operation is already settled.")
+        super().void(reason)
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self.actual is None and not self.voided:
             self.settle(self.hold.estimate, "no actual cost was said")
+        self._is_over = True
         if self._settling is None:
             return
         settled = await self._treasury.budget.writer.ask(self._settling)

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,8 @@ from podcastqa.scope import APP_ROLE, OTHERS, SYSTEM, USER_ROLE, Scope
 
 #: Others wait for whoever has the turn to write, so nobody may keep it while doing nothing.
 _SESSION = (
+    # Where the login's tables are; `"$user"` in a search path would be another schema for the role.
+    "SELECT set_config('search_path', quote_ident(current_schema()), false)",
     f"SET ROLE {APP_ROLE}",
     "SET idle_in_transaction_session_timeout = '60s'",
     "SET podcastqa.queues = 'yes'",  # the triggers need not raise the version: each of our writes has
@@ -44,10 +46,15 @@ _LONGEST_NAME = 63
 
 
 class _Connection(psycopg.Connection[Any]):
-    """Closes itself when nobody knows it any more: its books were let go of."""
+    """Closes itself when nobody knows it any more: its books were let go of. A forked child leaves it to its parent."""
 
-    def __del__(self, *_: Any) -> None:
-        self.pgconn.finish()
+    def __init__(self, *words: Any, **named: Any) -> None:
+        super().__init__(*words, **named)
+        self._made_in = os.getpid()
+
+    def __del__(self, *_: Any, pid: Callable[[], int] = os.getpid) -> None:  # modules are gone before the last of us
+        if getattr(self, "_made_in", None) == pid():
+            self.pgconn.finish()
 
 
 class Postgres:
@@ -265,6 +272,6 @@ def _on_begin(connection: Connection) -> None:
     options = connection.get_execution_options()
     scope: Scope = options.get("scope") or SYSTEM
     driver: PostgresDriver = connection.info["driver"]
-    driver.connection.execute(f"{TURN}; {RAISE}; {OTHERS}" if options.get("writes") else _READ)
+    driver.connection.execute(f"{TURN}; {RAISE}; {OTHERS}" if options.get("writes") else _READ, prepare=False)
     if scope.user_id is not None:
         driver.connection.execute(f"SET LOCAL ROLE {USER_ROLE}; SET LOCAL podcastqa.user_id = '{int(scope.user_id)}'")

@@ -17,7 +17,9 @@ from podcastqa.postgres_driver import Postgres as Server
 from podcastqa.postgres_driver import PostgresDriver
 from podcastqa.scope import TURN_KEY
 
-TURN = f"BEGIN; SELECT pg_advisory_xact_lock({TURN_KEY}, hashtext(current_schema()))"
+#: At this level each statement sees what was committed before it; at a higher one all would see what was there before
+#: the lock was granted, whatever somebody wrote meanwhile.
+TURN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({TURN_KEY}, hashtext(current_schema()))"
 RAISE = "UPDATE ledger_version SET version = version + 1"
 #: What others raise who are no line, and the number of the next transaction that writes anything on the server.
 _SEEN = "SELECT (SELECT version FROM ledger_version), pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
@@ -112,14 +114,15 @@ class PostgresLine:
                 except psycopg.OperationalError:  # it was idle, and the server went away: nothing has happened yet
                     self.hang_up()
                     seen = self._begun(self._connected(again=True))
-        except BaseException:
+        except BaseException:  # an interrupt too: whether the turn was taken is not known
+            self.hang_up()
             self._end_turn()
             raise
         still, self._seen = seen == self._seen, seen
         return still
 
     def _begun(self, driver: PostgresDriver) -> tuple[int, int]:
-        cursor = driver.connection.execute(f"{TURN}; {_SEEN}")
+        cursor = driver.connection.execute(f"{TURN}; {_SEEN}", prepare=False)  # several statements cannot be
         while cursor.nextset():
             pass
         [seen] = cursor.fetchall()

@@ -23,7 +23,16 @@ import podcastqa
 from podcastqa.bills.desk import BillDesk
 from podcastqa.clock import WindowKind
 from podcastqa.cost_tracker import CostTracker, get_cost_tracker
-from podcastqa.errors import BadEstimate, CrossUserRefused, EmergencyStopped, OverLimit, UnknownPrice, UnknownUser
+from podcastqa.errors import (
+    BadEstimate,
+    CrossUserRefused,
+    EmergencyStopped,
+    HoldResolved,
+    Misuse,
+    OverLimit,
+    UnknownPrice,
+    UnknownUser,
+)
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend.entries import EntryKind
 from podcastqa.sqlite_line import SqliteLine
@@ -249,6 +258,41 @@ after = await tracker.get_budget_status()
     first, last = found["inside"].lines[0].spent, found["after"].lines[0].spent
     assert (first.real, first.held) == (ZERO, Usd("0.50"))
     assert (last.real, last.held) == (Usd("0.20"), ZERO)
+
+
+def test_an_operation_is_run_once_and_its_cost_is_said_once(tracker: CostTracker) -> None:
+    kinds = lambda: [one.kind.value for one in tracker.treasury.ledger.entries()]  # noqa: E731
+
+    async def block() -> None:
+        running = tracker.spending(None, *CALL, "0.50")
+        async with running as hold:
+            hold.settle(Usd("0.20"))
+            hold.settle(Usd("0.20"))  # twice is once
+            with pytest.raises(HoldResolved, match=r"already settled at \$0.20, not \$0.30"):
+                hold.settle(Usd("0.30"))
+            with pytest.raises(HoldResolved):
+                hold.void("nothing was charged")
+        with pytest.raises(Misuse, match="run already"):
+            async with running:
+                raise AssertionError("it ran")
+        with pytest.raises(HoldResolved):
+            hold.settle(Usd("0.30"))
+
+    run(block())
+    assert kinds() == ["reserve", "start", "settle"]
+
+
+def test_a_cost_that_is_said_after_its_block_failed_is_booked(tracker: CostTracker) -> None:
+    async def block() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with tracker.spending(None, *CALL, "0.50") as hold:
+                1 / 0  # noqa: B018
+        assert held(tracker) == Usd("0.50")  # in doubt
+        hold.settle(Usd("0.20"))
+
+    run(block())
+    assert held(tracker) == ZERO
+    assert [one.amount for one in tracker.treasury.ledger.entries()][-1] == Usd("0.20")
 
 
 def test_a_refused_block_does_not_run(tracker: CostTracker) -> None:

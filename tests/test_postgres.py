@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -283,6 +287,48 @@ def test_what_somebody_types_is_seen_by_the_very_next_call(parts: Parts, ada: Us
         parts.budget.reserve(operation(ada.id), CENT)
 
 
+#: The main thread waits for the turn, or has just been given it, and is interrupted; the turn is then free for anybody.
+_INTERRUPTED = """
+import os, signal, threading, psycopg
+from pathlib import Path
+from podcastqa.clock import SystemClock
+from podcastqa.money import Usd
+from podcastqa.postgres_line import TURN, PostgresLine
+from podcastqa.wiring import build
+from tests.conftest import operation, settings_in
+parts = build(settings_in(Path({home!r}), DATABASE_URL={url!r}), clock=SystemClock())
+budget, ada = parts.budget, parts.users.get("ada")
+budget.reserve(operation(ada.id), Usd("0.01"))
+interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)
+if {where!r} == "waiting":
+    other = psycopg.connect({url!r})
+    other.execute(TURN)
+    def watch():
+        with psycopg.connect({url!r}, autocommit=True) as looks:
+            while not looks.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchone():
+                pass
+        interrupt()
+        other.rollback()
+    threading.Thread(target=watch).start()
+else:
+    begun = PostgresLine._begun
+    def answered(self, driver):
+        PostgresLine._begun = begun
+        begun(self, driver)
+        interrupt()
+        raise AssertionError("not interrupted")
+    PostgresLine._begun = answered
+try:
+    budget.reserve(operation(ada.id), Usd("0.01"))
+except KeyboardInterrupt:
+    print("interrupted")
+with psycopg.connect({url!r}, options="-c lock_timeout=20s") as free:
+    free.execute(TURN)
+budget.reserve(operation(ada.id), Usd("0.01"))
+print(len([*parts.ledger.entries()]))
+"""
+
+
 def cut(url: str) -> None:
     """The server ends every connection of this database, as at a restart."""
     with login(url) as admin:
@@ -384,6 +430,79 @@ def test_what_follows_from_the_newest_entries_is_written_without_reading_all_of_
         for sql in (*_CARRY_HOLDS, f"SELECT * FROM entries e WHERE {_IN_TAIL}"):
             plan = owner.execute(f"EXPLAIN {sql.replace('?', '{}').format(*tail)}").fetchall()
             assert not [line for (line,) in plan if "Seq Scan on entries" in line], plan
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_who_waits_for_the_turn_sees_what_was_written_meanwhile_whatever_the_database_prefers(
+    parts: Parts, ada: User, clock: SetClock, level: str
+) -> None:
+    for kind in WindowKind:
+        parts.budget.set_limit(ada.id, kind, CENT, by="ada", reason="a test")
+    with login(parts.settings.database) as owner, psycopg.connect(parts.settings.database) as other:
+        owner.execute(f"ALTER DATABASE \"{owner.info.dbname}\" SET default_transaction_isolation = '{level}'")
+        parts.database.close()
+        typed = day_number(clock.now().date())
+        other.execute(
+            "INSERT INTO entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us)"
+            f" VALUES ('theirs', 'reserve', {ada.id}, 'bench', 'service', 'o', {CENT.pico}, {typed}, 1)"
+        )  # it has the turn now
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(parts.budget.reserve, operation(ada.id), CENT)
+            while not owner.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchone():
+                assert not asked.done()
+            other.commit()
+            with pytest.raises(OverLimit):
+                asked.result(timeout=60)
+
+
+def test_a_turn_that_could_not_begin_is_not_kept(parts: Parts, ada: User) -> None:
+    parts.budget.reserve(operation(ada.id), CENT)
+    with login(parts.settings.database) as owner:
+        owner.execute(f"REVOKE SELECT ON ledger_version FROM {APP_ROLE}")
+        with pytest.raises(LedgerUnavailable):
+            parts.budget.reserve(operation(ada.id), CENT)
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        while owner.execute(held).fetchone() != (0,):  # the server learns of it at once, but not in no time
+            pass
+        owner.execute(f"GRANT SELECT ON ledger_version TO {APP_ROLE}")
+    parts.budget.reserve(operation(ada.id), CENT)
+    assert parts.budget.standing(ada.id)[ada.id, DAY] == Spent(ZERO, Usd("0.02"))
+
+
+@pytest.mark.parametrize("where", ["waiting", "answered"])
+def test_an_interrupt_while_the_turn_is_waited_for_leaves_it_free(parts: Parts, where: str) -> None:
+    parts.users.add("ada")
+    code = _INTERRUPTED.format(home=str(parts.settings.home), url=parts.settings.database, where=where)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (told.returncode, told.stdout.split()) == (0, ["interrupted", "2"]), told.stderr
+
+
+def test_tables_stand_in_the_schema_that_is_named_like_the_login(server: Server, tmp_path: Path) -> None:
+    url = server.empty()
+    with login(url) as owner:
+        owner.execute("CREATE SCHEMA AUTHORIZATION current_user")
+    ON_A_SERVER[str(tmp_path)] = {"DATABASE_URL": url}
+    made = build(settings_in(tmp_path), clock=SystemClock())
+    ada = made.users.add("ada")
+    made.budget.book(operation(ada.id), CENT)
+    assert made.budget.standing(ada.id)[ada.id, DAY] == Spent(CENT, ZERO)
+    with login(url) as owner:
+        assert owner.execute("SELECT to_regclass('public.entries')").fetchone() == (None,)
+    made.database.close()
+    del ON_A_SERVER[str(tmp_path)]
+    server.drop(url)
+
+
+def test_a_forked_child_leaves_its_parents_connection_open(parts: Parts, ada: User) -> None:
+    parts.budget.reserve(operation(ada.id), CENT)
+    session = parts.budget.writer.line.driver.connection.info.backend_pid  # type: ignore[attr-defined]
+    pid = os.fork()
+    if pid == 0:
+        gc.collect()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    parts.budget.reserve(operation(ada.id), CENT)
+    assert parts.budget.writer.line.driver.connection.info.backend_pid == session  # type: ignore[attr-defined]
 
 
 def test_a_forked_child_uses_no_connection_of_its_parent(parts: Parts, ada: User) -> None:
