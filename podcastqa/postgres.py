@@ -184,8 +184,7 @@ class Postgres:
     def connected(self) -> Server:
         """A new connection, nobody else's."""
         connection = _Connection.connect(self._url, autocommit=True)  # we say BEGIN ourselves
-        for sql in _SESSION:
-            connection.execute(sql)
+        connection.execute("; ".join(_SESSION))  # in one round trip: whoever comes first waits for it
         adapt(connection)
         return connection
 
