@@ -27,7 +27,7 @@ from podcastqa.display import one_line
 from podcastqa.errors import LedgerUnavailable, SettingsError
 from podcastqa.postgres_driver import Postgres as Server
 from podcastqa.postgres_driver import PostgresDriver, adapt
-from podcastqa.postgres_line import RAISE, TURN, PostgresLine, Reachable
+from podcastqa.postgres_line import TURN, PostgresLine, Reachable
 from podcastqa.postgres_schema import make_roles, make_schema, schema_of
 from podcastqa.scope import APP_ROLE, OTHERS, SYSTEM, USER_ROLE, Scope
 
@@ -39,6 +39,8 @@ _SESSION = (
     "SET idle_in_transaction_session_timeout = '60s'",
     "SET podcastqa.queues = 'yes'",  # the triggers need not raise the version: each of our writes has
 )
+#: Whoever writes and is no line says so.
+_RAISE = "UPDATE ledger_version SET version = version + 1"
 _READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 #: How long a server that went away under a writer may take to come back.
 _PATIENCE_SECONDS = 5.0
@@ -271,6 +273,6 @@ def _on_begin(connection: Connection) -> None:
     options = connection.get_execution_options()
     scope: Scope = options.get("scope") or SYSTEM
     driver: PostgresDriver = connection.info["driver"]
-    driver.connection.execute(f"{TURN}; {RAISE}; {OTHERS}" if options.get("writes") else _READ, prepare=False)
+    driver.connection.execute(f"{TURN}; {_RAISE}; {OTHERS}" if options.get("writes") else _READ, prepare=False)
     if scope.user_id is not None:
         driver.connection.execute(f"SET LOCAL ROLE {USER_ROLE}; SET LOCAL podcastqa.user_id = '{int(scope.user_id)}'")

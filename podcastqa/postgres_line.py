@@ -20,7 +20,6 @@ from podcastqa.scope import TURN_KEY
 #: At this level each statement sees what was committed before it; at a higher one all would see what was there before
 #: the lock was granted, whatever somebody wrote meanwhile.
 TURN = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({TURN_KEY}, hashtext(current_schema()))"
-RAISE = "UPDATE ledger_version SET version = version + 1"
 #: What others raise who are no line, and the number of the next transaction that writes anything on the server.
 _SEEN = "SELECT (SELECT version FROM ledger_version), pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 _NOTHING = (-1, -1)

@@ -287,6 +287,10 @@ def test_what_somebody_types_is_seen_by_the_very_next_call(parts: Parts, ada: Us
         parts.budget.reserve(operation(ada.id), CENT)
 
 
+#: Who has the turn to write in this database, and who waits for it; others may use the same server.
+_TURNS = """SELECT 1 FROM pg_locks WHERE locktype = 'advisory'
+ AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+_WAITS = f"{_TURNS} AND NOT granted"
 #: The main thread waits for the turn, or has just been given it, and is interrupted; the turn is then free for anybody.
 _INTERRUPTED = """
 import os, signal, threading, psycopg
@@ -305,7 +309,7 @@ if {where!r} == "waiting":
     other.execute(TURN)
     def watch():
         with psycopg.connect({url!r}, autocommit=True) as looks:
-            while not looks.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchone():
+            while not looks.execute({waits!r}).fetchone():
                 pass
         interrupt()
         other.rollback()
@@ -448,7 +452,7 @@ def test_who_waits_for_the_turn_sees_what_was_written_meanwhile_whatever_the_dat
         )  # it has the turn now
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(parts.budget.reserve, operation(ada.id), CENT)
-            while not owner.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchone():
+            while not owner.execute(_WAITS).fetchone():
                 assert not asked.done()
             other.commit()
             with pytest.raises(OverLimit):
@@ -461,8 +465,7 @@ def test_a_turn_that_could_not_begin_is_not_kept(parts: Parts, ada: User) -> Non
         owner.execute(f"REVOKE SELECT ON ledger_version FROM {APP_ROLE}")
         with pytest.raises(LedgerUnavailable):
             parts.budget.reserve(operation(ada.id), CENT)
-        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-        while owner.execute(held).fetchone() != (0,):  # the server learns of it at once, but not in no time
+        while owner.execute(f"{_TURNS} AND granted").fetchone():  # the server learns of it at once, but not in no time
             pass
         owner.execute(f"GRANT SELECT ON ledger_version TO {APP_ROLE}")
     parts.budget.reserve(operation(ada.id), CENT)
@@ -472,7 +475,7 @@ def test_a_turn_that_could_not_begin_is_not_kept(parts: Parts, ada: User) -> Non
 @pytest.mark.parametrize("where", ["waiting", "answered"])
 def test_an_interrupt_while_the_turn_is_waited_for_leaves_it_free(parts: Parts, where: str) -> None:
     parts.users.add("ada")
-    code = _INTERRUPTED.format(home=str(parts.settings.home), url=parts.settings.database, where=where)
+    code = _INTERRUPTED.format(home=str(parts.settings.home), url=parts.settings.database, where=where, waits=_WAITS)
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (told.returncode, told.stdout.split()) == (0, ["interrupted", "2"]), told.stderr
 

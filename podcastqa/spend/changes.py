@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from podcastqa.database import Driver
-from podcastqa.spend.entries import ENDS, STEP, Hold
+from podcastqa.spend.entries import ENDS, HAS_ENDED, WAS_STARTED, Hold
 from podcastqa.spend.standing import NEVER, CounterKey
 
 _ENTRIES = """entries (hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price,
@@ -28,13 +28,11 @@ _MOST_ROWS = _LENGTHS[-1]
 #: What 64 bits hold: a counter that would be more stays there for good, far above any limit, and every reserve is
 #: refused; a correction cannot say how far past that it was.
 _MOST = NEVER
-#: A hold's reserve, start and end in the index of its steps.
-_STARTED, _ENDED = (f"EXISTS (SELECT 1 FROM entries WHERE hold_id = r.hold_id AND ({STEP}) = {at})" for at in (1, 2))
 _OPEN = """INSERT INTO open_holds (hold_id, user_id, source, day, amount_pico, started, expires_us)
  SELECT hold_id, user_id, source, day, amount_pico, CASE WHEN {} THEN 1 ELSE 0 END, expires_us
  FROM entries r WHERE kind = 'reserve' AND NOT {}"""
 #: The reserves that nothing has resolved.
-OPEN_FROM_ENTRIES = _OPEN.format(f"expires_us = 0 OR {_STARTED}", _ENDED)
+OPEN_FROM_ENTRIES = _OPEN.format(f"expires_us = 0 OR {WAS_STARTED}", HAS_ENDED)
 #: Where the tail begins and ends: two values, for of anything else PostgreSQL believes that it tells of a third of all
 #: entries, and reads them all.
 _TAIL = "id > ? AND id <= ?"
@@ -43,7 +41,7 @@ _TOLD = f"hold_id IN (SELECT h.hold_id FROM entries e JOIN open_holds h ON h.hol
 _CARRY_HOLDS = (
     f"DELETE FROM open_holds WHERE {_TOLD} {ENDS})",
     # It stands there if somebody moved the mark.
-    f"{_OPEN.format('expires_us = 0', _ENDED)} AND {_TAIL} ON CONFLICT (hold_id) DO NOTHING",
+    f"{_OPEN.format('expires_us = 0', HAS_ENDED)} AND {_TAIL} ON CONFLICT (hold_id) DO NOTHING",
     f"UPDATE open_holds SET started = 1 WHERE {_TOLD} kind = 'start')",
 )
 #: The last entry before the tail, and the last one in it.

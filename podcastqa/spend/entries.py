@@ -42,6 +42,10 @@ class EntryKind(StrEnum):
 STARTS = "(kind = 'start' OR kind = 'reserve' AND expires_us = 0)"
 ENDS = "kind IN ('settle', 'void', 'expire')"
 STEP = "CASE kind WHEN 'reserve' THEN 0 WHEN 'start' THEN 1 WHEN 'correct' THEN NULL ELSE 2 END"
+#: Of SQL: whether the hold whose reserve is the row `r` was started by another row, and whether it has ended.
+WAS_STARTED, HAS_ENDED = (
+    f"EXISTS (SELECT 1 FROM entries WHERE entries.hold_id = r.hold_id AND ({STEP}) = {at})" for at in (1, 2)
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,16 +15,14 @@ from podcastqa.database import Database
 from podcastqa.display import Table, Tabular
 from podcastqa.errors import HoldUnknown
 from podcastqa.money import ZERO, Usd
-from podcastqa.spend.entries import Hold, Operation
+from podcastqa.spend.entries import HAS_ENDED, WAS_STARTED, Hold, Operation
 
-_IS = "EXISTS (SELECT 1 FROM entries WHERE entries.hold_id = r.hold_id AND entries.kind IN ({}))"
-_ENDED, _STARTED = _IS.format("'settle', 'void', 'expire'"), f"(r.expires_us = 0 OR {_IS})".format("'start'")
 _HOLDS = f"""SELECT r.hold_id, r.user_id, r.service, r.operation, r.source, r.price, r.amount_pico, r.at_us,
- r.expires_us, CASE WHEN {_ENDED} THEN NULL WHEN {_STARTED} THEN 1 ELSE 0 END FROM entries r
+ r.expires_us, CASE WHEN {HAS_ENDED} THEN NULL WHEN r.expires_us = 0 OR {WAS_STARTED} THEN 1 ELSE 0 END FROM entries r
  WHERE r.kind = 'reserve'"""
 # Open are those that were when the books were carried forward and those reserved since, but for what has ended.
 _OPEN = f"""{_HOLDS} AND (r.id > (SELECT through_id FROM carried) OR r.hold_id IN (SELECT hold_id FROM open_holds))
- AND NOT {_ENDED} ORDER BY r.id"""
+ AND NOT {HAS_ENDED} ORDER BY r.id"""
 _ONE = f"{_HOLDS} AND r.hold_id = ?"
 
 
