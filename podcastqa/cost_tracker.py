@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from podcastqa.clock import WindowKind
 from podcastqa.errors import CrossUserRefused, HoldResolved, Misuse, OverLimit, Refused, UnknownUser
@@ -87,7 +87,12 @@ class CostTracker:
         try:
             sure = _usd(estimate)
             what = treasury.plans.call(payer, service, operation)
-            await self._admitted(what, treasury.budget.booking(what, sure))
+            if self._bills_may_be_new():
+                await self._look_at_bills()
+            try:
+                await treasury.budget.writer.ask(treasury.budget.booking(what, sure))
+            except (OverLimit, UnknownUser) as refusal:
+                await self._refused(what, refusal)
         except Refused:
             return False
         await self._ask(lambda: treasury.watch.mail_due(what.user_id))
@@ -106,19 +111,17 @@ class CostTracker:
             return _InThisThread(self.treasury.spending(payer, service, operation, sure), self._told)
         return _Awaited(self, what, sure)
 
-    async def _admitted(self, what: Operation, job: Job[Hold]) -> Hold:
-        """Do a job that reserves; bills first, for what they say may close the door. A refusal is mailed."""
-        if time.monotonic() > self._bills_until:
-            await self._look_at_bills()
-        try:
-            return await self.treasury.budget.writer.ask(job)
-        except OverLimit as refusal:
-            known = refusal
-            await self._ask(lambda: self.treasury.watch.mail_refusal(what, known))
-            raise self._told(refusal) from None
-        except UnknownUser:
+    async def _refused(self, what: Operation, refusal: OverLimit | UnknownUser) -> NoReturn:
+        """Mail that a limit has no room, and raise what whoever uses this tracker may hear of it."""
+        if isinstance(refusal, UnknownUser):
             self.treasury.plans.forget()
-            raise
+            raise refusal
+        await self._ask(lambda: self.treasury.watch.mail_refusal(what, refusal))
+        raise self._told(refusal) from None
+
+    def _bills_may_be_new(self) -> bool:
+        """Whether they are to be looked at before anything is admitted: what they say may close the door."""
+        return time.monotonic() > self._bills_until
 
     def _told(self, refusal: OverLimit) -> OverLimit:
         """A refusal as whoever uses this tracker may hear it."""
@@ -153,7 +156,7 @@ class CostTracker:
 class _Awaited(Spending):
     """An operation under a hold that a task awaits; a class, for a generator costs each operation more."""
 
-    __slots__ = ("_estimate", "_has_begun", "_is_over", "_settling", "_tracker", "_what")
+    __slots__ = ("_estimate", "_has_begun", "_is_over", "_loop", "_settling", "_tracker", "_what")
 
     def __init__(self, tracker: CostTracker, what: Operation, estimate: Usd) -> None:
         self._tracker, self._what, self._estimate = tracker, what, estimate
@@ -165,12 +168,19 @@ class _Awaited(Spending):
         if self._has_begun:
             raise Misuse("This operation has been run already.", next_step="Ask spending() for each one anew.")
         self._has_begun = True
-        job = self._treasury.budget.beginning(self._what, self._estimate)
+        tracker, budget = self._tracker, self._treasury.budget
+        if tracker._bills_may_be_new():
+            await tracker._look_at_bills()
+        job = budget.beginning(self._what, self._estimate)
+        waiting = budget.writer.ask(job)
         try:
-            self.hold = await self._tracker._admitted(self._what, job)
+            self.hold = await waiting
         except asyncio.CancelledError:
-            self._treasury.budget.give_up(job)
+            budget.give_up(job)
             raise
+        except (OverLimit, UnknownUser) as refusal:
+            await tracker._refused(self._what, refusal)
+        self._loop = waiting.get_loop()
         return self
 
     def settle(self, actual: Usd, reason: str = "") -> None:
@@ -198,7 +208,7 @@ class _Awaited(Spending):
         self._is_over = True
         if self._settling is None:
             return
-        settled = await self._treasury.budget.writer.ask(self._settling)
+        settled = await self._treasury.budget.writer.ask(self._settling, self._loop)
         if self._treasury.watch.may_be_due(settled):
             await self._tracker._tell(self.hold, settled)
 

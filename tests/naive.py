@@ -28,7 +28,5 @@ class NaiveBudget:
             for kind, limit in self._limits.items():
                 if spent.get((scope, kind), NOTHING).total + estimate > limit:
                     raise OverLimit(scope="user" if scope else "system", window=kind.value)
-        hold = Hold(new_hold_id(), operation, estimate, now, now + timedelta(minutes=15))
         with self._ledger.writing() as books:
-            books.open(hold)
-        return hold
+            return books.open(new_hold_id(), operation, estimate, timedelta(minutes=15), None)

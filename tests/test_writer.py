@@ -140,7 +140,7 @@ def test_one_callers_mistake_is_nobody_elses(parts: Parts, ada: User) -> None:
     budget = parts.budget
 
     def mistaken(books: Books) -> None:
-        hold = budget._admit(books, operation(ada.id), CENT, "half")
+        hold = budget.reserving(operation(ada.id), CENT, "half").do(books)
         raise ZeroDivisionError(f"a bug, after {hold.hold_id} was written")
 
     async def together() -> list[object]:

@@ -14,7 +14,7 @@ from podcastqa.clock import microseconds
 from podcastqa.database import Driver
 from podcastqa.money import Usd
 from podcastqa.spend.changes import LONGEST_TAIL
-from podcastqa.spend.entries import EntryKind, Hold, hold_id_stem
+from podcastqa.spend.entries import EntryKind, Hold, Operation, hold_id_stem
 from podcastqa.spend.following import Following
 from podcastqa.spend.limits import InForce, in_force
 from podcastqa.spend.lives import LATE
@@ -76,8 +76,7 @@ class Books(Following):
             self.memory.clear()
         self._written = False
 
-    def expires(self, hold_for: timedelta) -> datetime:
-        """When a hold runs out that is made now."""
+    def _expiry(self, hold_for: timedelta) -> datetime:
         if self._expires is None or self._hold_for is not hold_for:
             self._expires, self._hold_for = self.now + hold_for, hold_for
             self._expires_us = microseconds(self._expires)
@@ -124,25 +123,30 @@ class Books(Following):
 
     # ── writing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def open(self, hold: Hold, today: Today | None = None, *, starts: bool = False) -> None:
-        """Write the reserve and count its estimate as held; `today`: what it moves, where that is known.
+    def open(
+        self, hold_id: str, operation: Operation, estimate: Usd, hold_for: timedelta | None, today: Today | None
+    ) -> Hold:
+        """Write that it is reserved now, and count its estimate as held.
 
-        `starts`: its operation runs at once, and counts until it is resolved.
+        `hold_for`: how long it counts before it starts; None: it runs at once, and counts until it is resolved.
+        `today`: what it moves, where that is known.
         """
-        at_us, day, pico, expires_us = self.now_us, self.day, hold.estimate.pico, 0
-        if hold.reserved_at is not self.now:
-            at_us, day = microseconds(hold.reserved_at), hold.reserved_at.toordinal()
-        if not starts:
-            expires_us = self._expires_us if hold.expires_at is self._expires else microseconds(hold.expires_at)
-            self._unstarted.add(hold.hold_id)
+        now, pico, expires_us = self.now, estimate.pico, 0
+        if hold_for is None:
+            hold = Hold(hold_id, operation, estimate, now, now)
+        else:
+            hold = Hold(hold_id, operation, estimate, now, self._expiry(hold_for))
+            expires_us = self._expires_us
+            self._unstarted.add(hold_id)
             if self._next_expiry_us is not None and expires_us < self._next_expiry_us:
                 self._next_expiry_us = expires_us
-        self.changes.note("reserve", hold, day, pico, at_us, expires_us, "")
-        self._open[hold.hold_id] = hold
+        self.changes.note("reserve", hold, self.day, pico, self.now_us, expires_us, "")
+        self._open[hold_id] = hold
         if today is None:
-            self.count(hold.operation, day, 0, pico)
+            self.count(operation, self.day, 0, pico)
         else:
             self.count_today(today, 0, pico)
+        return hold
 
     def start(self, hold: Hold, at: datetime) -> None:
         """Write that the operation is about to run: from now on it counts until it is resolved."""

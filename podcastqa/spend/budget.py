@@ -139,38 +139,35 @@ class Budget(Room):
         delta = checked_amount(delta)
         return Doing(lambda books: books.correct(books.get(hold_id), delta, books.now, reason), hold_id, again=False)
 
-    def _admit(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
-        known = books.found(hold_id)
-        return self._open(books, operation, estimate, hold_id) if known is None else _same(known, operation, estimate)
+    def _admit(self, books: Books, wanted: Admission, known: Hold | None) -> Hold:
+        return self._open(books, wanted, self._hold_for) if known is None else _same(known, wanted)
 
-    def _open(self, books: Books, operation: Operation, estimate: Usd, hold_id: str, *, starts: bool = False) -> Hold:
+    def _open(self, books: Books, wanted: Admission, hold_for: timedelta | None) -> Hold:
         if word := books.stop():
             refuse_if_stopped(word)
         books.serve(self)
+        operation, estimate = wanted.operation, wanted.estimate
         today = books.today(operation)
         if today is None or not today.has_room(estimate.pico):
             self.make_room(books, operation, estimate)
             today = None  # another, maybe, since what ran out of time was closed
-        expires_at = books.now if starts else books.expires(self._hold_for)
-        hold = Hold(hold_id, operation, estimate, books.now, expires_at)
-        books.open(hold, today, starts=starts)
-        return hold
+        return books.open(wanted.hold_id, operation, estimate, hold_for, today)
 
-    def _begin(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
-        known = books.found(hold_id)
+    def _begin(self, books: Books, wanted: Admission, known: Hold | None) -> Hold:
         if known is None:
-            return self._open(books, operation, estimate, hold_id, starts=True)
-        _same(known, operation, estimate)
-        self._start(books, hold_id)
+            return self._open(books, wanted, None)
+        self._start(books, _same(known, wanted).hold_id)
         return known
 
-    def _book(self, books: Books, operation: Operation, estimate: Usd, hold_id: str) -> Hold:
-        hold = self._admit(books, operation, estimate, hold_id)
+    def _book(self, books: Books, wanted: Admission, known: Hold | None) -> Hold:
+        hold = self._admit(books, wanted, known)
         end = books.end(hold.hold_id)
         if end is None:
-            books.close(EntryKind.SETTLE, hold, estimate, hold.reserved_at)
+            books.close(EntryKind.SETTLE, hold, hold.estimate, hold.reserved_at)
         elif end[0] is not EntryKind.SETTLE:
-            raise HoldResolved(f"The hold {hold_id} has already ended: {end[0]}.", next_step="Book under a new id.")
+            raise HoldResolved(
+                f"The hold {hold.hold_id} has already ended: {end[0]}.", next_step="Book under a new id."
+            )
         return hold
 
     def _start(self, books: Books, hold_id: str) -> None:
@@ -228,17 +225,22 @@ class Admission(Job[Hold]):
     """What a caller wants admitted; its hold's id is made in its turn, so that new ids lie side by side in an index."""
 
     def __init__(
-        self, verb: Callable[[Books, Operation, Usd, str], Hold], operation: Operation, estimate: Usd, hold_id: str
+        self,
+        verb: Callable[[Books, Admission, Hold | None], Hold],
+        operation: Operation,
+        estimate: Usd,
+        hold_id: str,
     ) -> None:
-        """`hold_id`: empty for a new one."""
+        """`hold_id`: empty for a new one. `verb` is told which hold has that id already."""
         self.hold_id, self.user_id, self.verb = hold_id, operation.user_id, verb
         self.operation, self.estimate = operation, estimate
 
     def do(self, books: Books) -> Hold:
         """Admit it under its id."""
-        if not self.hold_id:  # once: where it is tried again, its first try may be written
-            self.hold_id = new_hold_id(books.stem)
-        return self.verb(books, self.operation, self.estimate, self.hold_id)
+        if self.hold_id:
+            return self.verb(books, self, books.found(self.hold_id))
+        self.hold_id = new_hold_id(books.stem)  # once: where it is tried again, its first try may be written
+        return self.verb(books, self, None)
 
 
 class Settlement(Job[Settled]):
@@ -253,7 +255,7 @@ class Settlement(Job[Settled]):
         return self.verb(books, self.hold_id, self.actual, self.reason)
 
 
-def _same(known: Hold, operation: Operation, estimate: Usd) -> Hold:
-    if (known.operation, known.estimate) != (operation, estimate):
+def _same(known: Hold, wanted: Admission) -> Hold:
+    if (known.operation, known.estimate) != (wanted.operation, wanted.estimate):
         raise HoldIdReused(f"The id {known.hold_id} already names a hold for another operation.")
     return known

@@ -59,7 +59,7 @@ class Changes:
     entries: list[Any] = field(default_factory=list)
     """The columns of one entry after the other."""
     length: int = 0
-    """How many entries the tail has, with those that wait."""
+    """How many entries of the tail are written."""
     era: int = 0
     """Another one after each time that the tail was carried forward, or is read anew."""
     counters: dict[CounterKey, list[int]] = field(default_factory=dict)
@@ -71,12 +71,9 @@ class Changes:
 
     def note(self, kind: str, hold: Hold, day: int, amount_pico: int, at_us: int, expires_us: int, why: str) -> None:
         """Append an entry."""
-        what = hold.operation
-        user_id, source, service, operation, price = what.user_id, what.source, what.service, what.operation, what.price
-        self.entries.extend(
-            (hold.hold_id, kind, user_id, source, service, operation, amount_pico, day, at_us, expires_us, price, why)
-        )
-        self.length += 1
+        what, add = hold.operation, self.entries.extend
+        add((hold.hold_id, kind, what.user_id, what.source, what.service, what.operation, amount_pico))
+        add((day, at_us, expires_us, what.price, why))
 
     def count(self, scope: int, day: int, source: str, booked: int, held: int) -> None:
         """Add to a counter that nobody has read."""
@@ -90,6 +87,7 @@ class Changes:
         """Write what happened; returns how many entries."""
         written = _insert(driver, _ENTRIES, self.entries)
         self.entries.clear()
+        self.length += written
         return written
 
     def carry(self, driver: Driver) -> None:

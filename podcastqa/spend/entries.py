@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import count
-from typing import NamedTuple
 
 from podcastqa.errors import BadEstimate, Misuse
 from podcastqa.money import MOST_PICO, Usd
@@ -65,8 +64,9 @@ class Operation:
             checked_name(name, getattr(self, name))
 
 
-class Hold(NamedTuple):
-    """Money set aside for one operation. A tuple is made in half the time that a frozen dataclass takes.
+@dataclass(slots=True)
+class Hold:
+    """Money set aside for one operation. It never changes; but a frozen dataclass takes four times as long to make.
 
     `expires_at` is `reserved_at` where the operation ran at once.
     """
@@ -144,7 +144,7 @@ def hold_id_stem(at_us: int) -> str:
 
 def _short(number: int) -> str:
     """A number below 2**55 in eleven digits that sort as it does."""
-    return "".join(_DIGITS[number >> shift & 31] for shift in range(50, -1, -5))
+    return _DIGITS[number >> 50] + "".join([_TWO_DIGITS[number >> shift & 1023] for shift in (40, 30, 20, 10, 0)])
 
 
 def _begin_anew() -> None:
@@ -154,6 +154,7 @@ def _begin_anew() -> None:
 
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_TWO_DIGITS = [one + other for one in _DIGITS for other in _DIGITS]
 _own, _made = "", count()
 _begin_anew()
 os.register_at_fork(after_in_child=_begin_anew)

@@ -27,7 +27,7 @@ class Plans:
     def __init__(self, prices: PriceList, users: Users, clock: Clock, me: str, redact: Callable[[str], str]) -> None:
         """`me`: who pays where nobody is named, added where there is none; `redact` hides secrets in names."""
         self._prices, self._users, self._clock, self._me, self._redact = prices, users, clock, me, redact
-        self._known: dict[tuple[object, ...], Operation] = {}
+        self._known: tuple[int, dict[tuple[object, ...], Operation]] = 0, {}  # of which day, what was asked for
 
     def work(self, user: str | None, service: str, operation: str, estimate: Usd | None) -> tuple[Operation, Usd]:
         """An operation that runs under a hold, and what it is expected to cost; raises UnknownPrice, UnknownUser."""
@@ -43,19 +43,21 @@ class Plans:
 
     def forget(self) -> None:
         """Somebody whom it knew was deleted."""
-        self._known.clear()
+        self._known = 0, {}
 
     def _of(self, user: str | None, service: str, operation: str, *, own_estimate: bool) -> Operation:
-        today = self._clock.now().date()
-        key = user, service, operation, own_estimate, today.toordinal()
-        found = self._known.get(key)
+        now = self._clock.now()
+        day, known = self._known
+        if day != now.toordinal() or len(known) > _MOST_REMEMBERED:
+            known = {}
+            self._known = now.toordinal(), known
+        key = user, service, operation, own_estimate
+        found = known.get(key)
         if found is None:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
             payer = self._users.meant(user, self._me)
             what = self._redact(checked_name("service", service)), self._redact(checked_name("operation", operation))
-            priced = self._priced(*what, today, own_estimate=own_estimate)
-            found = self._known[key] = Operation(payer.id, *priced)
+            priced = self._priced(*what, now.date(), own_estimate=own_estimate)
+            found = known[key] = Operation(payer.id, *priced)
         return found
 
     def _priced(self, service: str, operation: str, today: date, *, own_estimate: bool) -> tuple[str, str, str, str]:

@@ -100,16 +100,6 @@ class Standing:
                 self.other_real[window] += more
                 self.other_total[window] += more + held
 
-    def add_today(self, row: list[int], booked: int, held: int) -> None:
-        """The same, for a row of today."""
-        was, promised, bill = row
-        if not bill and 0 <= was <= was + booked < NEVER:  # no bill speaks of it: mostly
-            row[0], row[1], more = was + booked, promised + held, booked
-        else:
-            more = _more(row, booked, held, 0)
-        self.real_today += more
-        self.total_today += more + held
-
 
 def _more(row: list[int], booked: int, held: int, billed: int) -> int:
     """Count it in the row; returns by how much the larger of booked and billed grew."""
@@ -128,7 +118,7 @@ class Today:
 
     of: tuple[int, str, str]
     """User, service, source."""
-    moves: tuple[list[int], Standing, list[int], Standing]
+    moves: tuple[tuple[list[int], Standing], tuple[list[int], Standing]]
     """The system's row of today and its standing, the user's row and standing."""
     of_service: Standing | None
     limits: Sequence[tuple[ScopeKey, Sequence[int]]] = ()
@@ -145,6 +135,18 @@ class Today:
     """Of which tail its rows are known to be."""
     serving: list[int] = field(default_factory=lambda: [0, 0])
     """What that tail adds to the service's counter: booked, held."""
+
+    def count(self, booked: int, held: int) -> None:
+        """Add to the rows of the system and of the user, and to their standings."""
+        for row, standing in self.moves:
+            was = row[0]
+            if not row[2] and 0 <= was <= (now := was + booked) < NEVER:  # no bill speaks of it: mostly
+                row[0], more = now, booked
+            else:
+                more = _more(row, booked, 0, 0)
+            row[1] += held
+            standing.real_today += more
+            standing.total_today += more + held
 
     def has_room(self, pico: int) -> bool:
         """Whether so much surely fits into every window; if not, it takes a closer look."""

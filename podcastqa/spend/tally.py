@@ -132,7 +132,7 @@ class Tally:
             day, all_of_it, own = self.day, self._standings[SYSTEM_ID], self._standings[user_id]
             found = self._today[user_id, what.service, source] = Today(
                 (user_id, what.service, source),
-                (all_of_it.row(day, source), all_of_it, own.row(day, source), own),
+                ((all_of_it.row(day, source), all_of_it), (own.row(day, source), own)),
                 self._standings.get(what.service),
             )
         found.read = self._reading
@@ -175,12 +175,11 @@ class Tally:
         """Of today, and of somebody who is remembered."""
         if today.era != self.changes.era:
             self._enter(today)
-        row, all_of_it, own_row, own = today.moves
         if booked:
-            all_of_it.add_today(row, booked, held)
-            own.add_today(own_row, booked, held)
+            today.count(booked, held)
             today.serving[0] += booked
-        else:  # a reserve, mostly
+        else:  # a reserve, mostly: the same, without what that leaves alone
+            (row, all_of_it), (own_row, own) = today.moves
             row[1] += held
             all_of_it.total_today += held
             own_row[1] += held
@@ -192,7 +191,7 @@ class Tally:
     def _enter(self, today: Today) -> None:
         """Its rows are among those to be carried forward from now on."""
         changes, today.era = self.changes, self.changes.era
-        row, _, own_row, _ = today.moves
+        (row, _), (own_row, _) = today.moves
         user_id, service, source = today.of
         changes.counters[SYSTEM_ID, self.day, source] = row
         changes.counters[user_id, self.day, source] = own_row

@@ -13,8 +13,8 @@ import asyncio
 import os
 import threading
 import weakref
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -61,11 +61,13 @@ class Writer:
         answer: T = job.answer
         return answer
 
-    def ask(self, job: Job[T]) -> asyncio.Future[T]:
-        """The same for a task: the job is queued at once, and what is returned is to be awaited."""
-        loop = asyncio.get_running_loop()
-        future = asyncio.Future[T](loop=loop)
-        job.future = future
+    def ask(self, job: Job[T], loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Future[T]:
+        """The same for a task: the job is queued at once, and what is returned is to be awaited.
+
+        `loop`: the task's own, where that is known already.
+        """
+        loop = loop or asyncio.get_running_loop()
+        job.future = future = loop.create_future()
         self._waiting.append(job)
         if self._calling is not loop:
             self._calling = loop
@@ -247,34 +249,27 @@ os.register_at_fork(after_in_child=_begin_anew)
 
 def _answer(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> None:
     """Wake everyone: threads look at `done` when they get the turn, tasks are told through their loops."""
-    if len(batch) == 1 and batch[0].future is None:  # the lone caller who leads
-        batch[0].done = True
-        return
-    elsewhere = defaultdict[asyncio.AbstractEventLoop, list[Job[Any]]](list)
+    loops = set()
     for job in batch:
-        job.done, future = True, job.future
-        if future is None:
-            continue
-        loop = future.get_loop()
-        if loop is here:
-            _tell(job)
+        if job.future is None:
+            job.done = True
         else:
-            elsewhere[loop].append(job)
-    for loop, jobs in elsewhere.items():
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_tell_all, jobs)
+            loops.add(job.future.get_loop())
+    for loop in loops:
+        if loop is here:
+            _tell(batch, loop)
+        else:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_tell, batch, loop)
 
 
-def _tell_all(jobs: Iterable[Job[Any]]) -> None:
-    for job in jobs:
-        _tell(job)
-
-
-def _tell(job: Job[Any]) -> None:
-    future = job.future
-    if future is None or future.done():  # cancelled meanwhile: what was written stands
-        return
-    if job.problem is not None:
-        future.set_exception(job.problem)
-    else:
-        future.set_result(job.answer)
+def _tell(batch: list[Job[Any]], loop: asyncio.AbstractEventLoop) -> None:
+    """Answer the tasks of this loop, which runs here."""
+    for job in batch:
+        future = job.future
+        if future is None or future.get_loop() is not loop or future.done():  # cancelled: what was written stands
+            continue
+        if job.problem is None:
+            future.set_result(job.answer)
+        else:
+            future.set_exception(job.problem)
