@@ -248,28 +248,25 @@ os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _answer(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> None:
-    """Wake everyone: threads look at `done` when they get the turn, tasks are told through their loops."""
-    loops = set()
-    for job in batch:
-        if job.future is None:
-            job.done = True
-        else:
-            loops.add(job.future.get_loop())
-    for loop in loops:
-        if loop is here:
-            _tell(batch, loop)
-        else:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_tell, batch, loop)
+    """Wake everyone, on whatever loop they wait."""
+    for loop in _tell(batch, here):
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_tell, batch, loop)
 
 
-def _tell(batch: list[Job[Any]], loop: asyncio.AbstractEventLoop) -> None:
-    """Answer the tasks of this loop, which runs here."""
+def _tell(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> set[asyncio.AbstractEventLoop]:
+    """Wake the threads, and the tasks of the loop that runs here; returns the loops of the others."""
+    elsewhere = set()
     for job in batch:
         future = job.future
-        if future is None or future.get_loop() is not loop or future.done():  # cancelled: what was written stands
-            continue
-        if job.problem is None:
+        if future is None:
+            job.done = True  # threads look at it when they get the turn
+        elif (loop := future.get_loop()) is not here:
+            elsewhere.add(loop)
+        elif future.done():
+            continue  # cancelled meanwhile: what was written stands
+        elif job.problem is None:
             future.set_result(job.answer)
         else:
             future.set_exception(job.problem)
+    return elsewhere
