@@ -7,8 +7,10 @@ is confined to that user: it books for nobody else and shows nobody else's spend
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from decimal import Decimal
 from typing import Any, NoReturn, TypeVar
@@ -27,6 +29,18 @@ from podcastqa.treasury import Spending, Treasury
 T = TypeVar("T")
 #: Tasks that ask one after the other look at the bills so often: they change a few times a day.
 _BILLS_SECONDS = 0.05
+
+
+def _begin_anew() -> None:
+    """A forked child has none of its parent's threads."""
+    global _bill_threads  # noqa: PLW0603 – there is one process
+    _bill_threads = ThreadPoolExecutor(4, thread_name_prefix="podcastqa-bills")
+
+
+#: They outlast event loops: threads of each loop's own would connect to the database anew.
+_bill_threads: ThreadPoolExecutor
+_begin_anew()
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def get_cost_tracker(user: str | None = None) -> CostTracker:
@@ -131,9 +145,12 @@ class CostTracker:
         """Once for all the tasks that ask meanwhile; one that is given up gives up for itself."""
         looking, loop = self._looking, asyncio.get_running_loop()
         if looking is None or looking.done() or looking.get_loop() is not loop:
-            looking = self._looking = loop.create_task(self._ask(self.treasury.refresh_bills))
+            looking = self._looking = loop.create_task(self._read_bills())
         await asyncio.shield(looking)
         self._bills_until = time.monotonic() + _BILLS_SECONDS
+
+    async def _read_bills(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(_bill_threads, self.treasury.refresh_bills)
 
     async def _tell(self, hold: Hold, settled: Settled) -> None:
         """Raise the alerts that are due after a settle."""

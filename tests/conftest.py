@@ -222,6 +222,18 @@ def process(home: Path) -> Iterator[Callable[..., Process]]:
             one.kill()
 
 
+def in_a_fork(work: Callable[[], bool]) -> bool:
+    """Whether the work, done in a forked child, came out true."""
+    child = os.fork()
+    if child == 0:
+        done = False
+        try:
+            done = work()
+        finally:
+            os._exit(0 if done else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def race(processes: list[Process]) -> list[str]:
     """Let all of them past `ready()` at once; what each printed afterwards."""
     for one in processes:

@@ -36,8 +36,9 @@ from podcastqa.errors import (
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend.entries import EntryKind
 from podcastqa.sqlite_line import SqliteLine
-from podcastqa.treasury import LOCAL
+from podcastqa.treasury import LOCAL, Treasury
 from podcastqa.wiring import Parts
+from tests.conftest import in_a_fork
 
 pytestmark = pytest.mark.step1
 CALL = ("a-service-of-mine", "an-operation")
@@ -464,26 +465,46 @@ def test_results_cannot_be_changed(tracker: CostTracker) -> None:
 class Watched(BillDesk):
     """The real desk, and how often somebody looked."""
 
-    looks: ClassVar[list[str]] = []
+    looks: ClassVar[list[int]] = []
+    """In which thread each was."""
 
     def refresh(self) -> bool:
-        self.looks.append("")
+        self.looks.append(threading.get_ident())
         return super().refresh()
 
 
-def test_tasks_that_ask_together_look_at_the_bills_once_and_each_call_of_a_thread_looks(parts: Parts) -> None:
-    desk, looks = parts.treasury.bills, Watched.looks
-    watched = Watched(*(getattr(desk, one.name) for one in dataclasses.fields(desk)))
-    tracker = CostTracker(dataclasses.replace(parts.treasury, bills=watched))
+@pytest.fixture
+def watched(parts: Parts) -> Treasury:
+    """The real one, and how often somebody looked at its bills."""
+    desk = parts.treasury.bills
+    Watched.looks.clear()
+    bills = Watched(*(getattr(desk, one.name) for one in dataclasses.fields(desk)))
+    return dataclasses.replace(parts.treasury, bills=bills)
+
+
+def test_tasks_that_ask_together_look_at_the_bills_once_and_each_call_of_a_thread_looks(watched: Treasury) -> None:
+    tracker, looks = CostTracker(watched), Watched.looks
 
     async def together() -> list[bool]:
         return await asyncio.gather(*(tracker.track_api_call(*CALL, "0.01") for _ in range(20)))
 
-    looks.clear()
     assert run(together()) == [True] * 20
     assert len(looks) == 1
     assert run(tracker.get_real_daily_spend()) == Usd("0.20")
     assert len(looks) == 2
+
+
+def test_the_threads_that_look_at_bills_outlast_event_loops(watched: Treasury) -> None:
+    for _ in range(3):
+        assert run(CostTracker(watched).track_api_call(*CALL, "0.01"))
+    assert len(Watched.looks) == 3
+    assert set(Watched.looks) <= {thread.ident for thread in threading.enumerate()}
+
+
+def test_a_forked_child_looks_at_the_bills_in_a_thread_of_its_own(watched: Treasury) -> None:
+    assert run(CostTracker(watched).track_api_call(*CALL, "0.01"))
+    assert in_a_fork(lambda: run(CostTracker(watched).track_api_call(*CALL, "0.01")))
+    assert run(CostTracker(watched).get_real_daily_spend()) == Usd("0.02")
 
 
 def test_a_task_that_is_given_up_while_bills_are_looked_at_leaves_the_others_their_look(tracker: CostTracker) -> None:

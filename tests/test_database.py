@@ -26,7 +26,7 @@ from podcastqa.treasury import Treasury
 from podcastqa.users import User, users_table
 from podcastqa.wiring import Parts, build
 from podcastqa.workbook.constraints import declared_differences
-from tests.conftest import Process, SetClock, operation, settings_in
+from tests.conftest import Process, SetClock, in_a_fork, operation, settings_in
 
 pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
@@ -407,18 +407,6 @@ def test_a_closed_database_opens_again_when_it_is_asked(parts: Parts) -> None:
     assert parts.users.count() == 0
     assert parts.database.driver().execute("SELECT 1").fetchone() == (1,)
     assert parts.database.kind == f"SQLite {sqlite3.sqlite_version}"
-
-
-def in_a_fork(work: Callable[[], bool]) -> bool:
-    """Whether the work, done in a forked child, came out true."""
-    child = os.fork()
-    if child == 0:
-        done = False
-        try:
-            done = work()
-        finally:
-            os._exit(0 if done else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.only_sqlite

@@ -37,7 +37,7 @@ from podcastqa.spend.lives import _IN_TAIL
 from podcastqa.users import User
 from podcastqa.wiring import Parts, build, drill_parts
 from podcastqa.workbook.constraints import schema_differences, try_constraints
-from tests.conftest import ON_A_SERVER, Process, SetClock, operation, race, settings_in
+from tests.conftest import ON_A_SERVER, Process, SetClock, in_a_fork, operation, race, settings_in
 from tests.postgres_server import Server
 
 pytestmark = [pytest.mark.step1, pytest.mark.postgresql]
@@ -499,26 +499,19 @@ def test_tables_stand_in_the_schema_that_is_named_like_the_login(server: Server,
 def test_a_forked_child_leaves_its_parents_connection_open(parts: Parts, ada: User) -> None:
     parts.budget.reserve(operation(ada.id), CENT)
     session = parts.budget.writer.line.driver.connection.info.backend_pid  # type: ignore[attr-defined]
-    pid = os.fork()
-    if pid == 0:
-        gc.collect()
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert in_a_fork(lambda: gc.collect() >= 0)
     parts.budget.reserve(operation(ada.id), CENT)
     assert parts.budget.writer.line.driver.connection.info.backend_pid == session  # type: ignore[attr-defined]
 
 
 def test_a_forked_child_uses_no_connection_of_its_parent(parts: Parts, ada: User) -> None:
     parts.budget.reserve(operation(ada.id), CENT, "parent's")
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            parts.budget.reserve(operation(ada.id), CENT, "child's")
-            status = 0 if parts.users.get("ada") == ada else 2
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def work() -> bool:
+        parts.budget.reserve(operation(ada.id), CENT, "child's")
+        return parts.users.get("ada") == ada
+
+    assert in_a_fork(work)
     parts.budget.reserve(operation(ada.id), CENT, "parent's again")
     assert [entry.hold_id for entry in parts.ledger.entries()] == ["parent's", "child's", "parent's again"]
 

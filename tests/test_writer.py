@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from podcastqa.spend.ledger import Spent
 from podcastqa.sqlite_line import SqliteLine
 from podcastqa.users import User
 from podcastqa.wiring import Parts
-from tests.conftest import Process, operation
+from tests.conftest import Process, in_a_fork, operation
 
 pytestmark = [pytest.mark.step1, pytest.mark.both_databases]
 
@@ -255,15 +254,7 @@ def test_one_job_inside_another_is_told_at_once(parts: Parts, ada: User) -> None
 
 def test_a_forked_child_has_a_writer_of_its_own(parts: Parts, ada: User) -> None:
     parts.budget.reserve(operation(ada.id), CENT, "parent's")
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            parts.budget.reserve(operation(ada.id), CENT, "child's")
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert in_a_fork(lambda: bool(parts.budget.reserve(operation(ada.id), CENT, "child's")))
     parts.budget.settle("child's", CENT)
     assert parts.budget.standing(ada.id)[ada.id, DAY] == Spent(CENT, CENT)
 
