@@ -27,7 +27,7 @@ from podcastqa.money import ZERO, Usd
 from podcastqa.spend.entries import EntryKind, Hold, Operation
 from podcastqa.users import User
 from podcastqa.wiring import Parts
-from tests.conftest import A_WEDNESDAY, Process, SetClock
+from tests.conftest import Process, SetClock
 
 pytestmark = pytest.mark.step1
 
@@ -185,10 +185,8 @@ def test_whatever_was_booked_the_file_sums_to_it(parts: Parts, out: Path, amount
 def test_a_ledger_of_several_chunks_is_written_whole(parts: Parts, ada: User, out: Path) -> None:
     with parts.ledger.writing() as books:
         for number in range(20_001):
-            what, until = Operation(ada.id, *SES), A_WEDNESDAY + timedelta(hours=1)
-            hold = Hold(f"h{number}", what, ZERO, A_WEDNESDAY, until)
-            books.open(hold)
-            books.close(EntryKind.SETTLE, hold, Usd.from_pico(number), A_WEDNESDAY)
+            hold = books.open(f"h{number}", Operation(ada.id, *SES), ZERO, timedelta(hours=1), None)
+            books.close(EntryKind.SETTLE, hold, Usd.from_pico(number), books.now)
     file = written(parts, out)
     assert (file.rows, file.total.pico) == (20_001, 20_000 * 20_001 // 2)
     assert parquet.ParquetFile(out).metadata.num_row_groups == 3

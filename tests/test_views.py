@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from podcastqa.clock import day_number
 from podcastqa.money import ZERO, Usd
 from podcastqa.spend import views
-from podcastqa.spend.entries import EntryKind, Hold, Operation
+from podcastqa.spend.entries import EntryKind, Operation
 from podcastqa.wiring import Parts
 from tests.conftest import A_WEDNESDAY, SetClock
 
@@ -70,16 +70,19 @@ BILLED = st.builds(
 
 
 def write(parts: Parts, first: date, booked: list[Booked], billed: list[Billed]) -> None:
-    """Through the ledger's own door, as the guard does it."""
-    with parts.ledger.writing() as books:
-        for one in booked:
-            at = datetime(first.year, first.month, first.day, 12, tzinfo=UTC) + timedelta(days=one.day)
-            what = Operation(one.user, one.service, "op", one.source)
-            hold = Hold(f"h{next(_ids)}", what, Usd.from_pico(one.estimate), at, at + timedelta(hours=1))
-            books.open(hold)
-            books.close(EntryKind.SETTLE, hold, Usd.from_pico(one.actual), at)
+    """Through the ledger's own door, as the guard does it, on the day of each."""
+    clock, noon = parts.clock, datetime(first.year, first.month, first.day, 12, tzinfo=UTC)
+    assert isinstance(clock, SetClock)
+    now = clock.instant
+    for one in booked:
+        clock.instant = noon + timedelta(days=one.day)
+        what = Operation(one.user, one.service, "op", one.source)
+        with parts.ledger.writing() as books:
+            hold = books.open(f"h{next(_ids)}", what, Usd.from_pico(one.estimate), timedelta(hours=1), None)
+            books.close(EntryKind.SETTLE, hold, Usd.from_pico(one.actual), books.now)
             if one.correction:
-                books.correct(hold, Usd.from_pico(one.correction), at, "a correction")
+                books.correct(hold, Usd.from_pico(one.correction), books.now, "a correction")
+    clock.instant = now
     for source in SOURCES:
         days = {(day_number(first) + b.day, b.user): Usd.from_pico(b.gross) for b in billed if b.source == source}
         parts.ledger.put_bill(source, [(*key, gross, gross) for key, gross in days.items()], A_WEDNESDAY)
