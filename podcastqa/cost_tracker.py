@@ -37,7 +37,7 @@ def _begin_anew() -> None:
     _bill_threads = ThreadPoolExecutor(4, thread_name_prefix="podcastqa-bills")
 
 
-#: They outlast event loops: threads of each loop's own would connect to the database anew.
+#: They outlast event loops: on SQLite a new thread would first connect to the database.
 _bill_threads: ThreadPoolExecutor
 _begin_anew()
 os.register_at_fork(after_in_child=_begin_anew)
@@ -101,10 +101,11 @@ class CostTracker:
         try:
             sure = _usd(estimate)
             what = treasury.plans.call(payer, service, operation)
+            job = treasury.budget.booking(what, sure)
             if self._bills_may_be_new():
                 await self._look_at_bills()
             try:
-                await treasury.budget.writer.ask(treasury.budget.booking(what, sure))
+                await treasury.budget.writer.ask(job)
             except (OverLimit, UnknownUser) as refusal:
                 await self._refused(what, refusal)
         except Refused:
@@ -126,7 +127,7 @@ class CostTracker:
         return _Awaited(self, what, sure)
 
     async def _refused(self, what: Operation, refusal: OverLimit | UnknownUser) -> NoReturn:
-        """Mail that a limit has no room, and raise what whoever uses this tracker may hear of it."""
+        """Raise what whoever uses this tracker may hear of it; that a limit has no room is mailed first."""
         if isinstance(refusal, UnknownUser):
             self.treasury.plans.forget()
             raise refusal
@@ -173,7 +174,7 @@ class CostTracker:
 class _Awaited(Spending):
     """An operation under a hold that a task awaits; a class, for a generator costs each operation more."""
 
-    __slots__ = ("_estimate", "_has_begun", "_is_over", "_loop", "_settling", "_tracker", "_what")
+    __slots__ = ("_estimate", "_has_begun", "_is_over", "_settling", "_tracker", "_what")
 
     def __init__(self, tracker: CostTracker, what: Operation, estimate: Usd) -> None:
         self._tracker, self._what, self._estimate = tracker, what, estimate
@@ -186,18 +187,16 @@ class _Awaited(Spending):
             raise Misuse("This operation has been run already.", next_step="Ask spending() for each one anew.")
         self._has_begun = True
         tracker, budget = self._tracker, self._treasury.budget
+        job = budget.beginning(self._what, self._estimate)
         if tracker._bills_may_be_new():
             await tracker._look_at_bills()
-        job = budget.beginning(self._what, self._estimate)
-        waiting = budget.writer.ask(job)
         try:
-            self.hold = await waiting
+            self.hold = await budget.writer.ask(job)
         except asyncio.CancelledError:
             budget.give_up(job)
             raise
         except (OverLimit, UnknownUser) as refusal:
             await tracker._refused(self._what, refusal)
-        self._loop = waiting.get_loop()
         return self
 
     def settle(self, actual: Usd, reason: str = "") -> None:
@@ -225,7 +224,7 @@ class _Awaited(Spending):
         self._is_over = True
         if self._settling is None:
             return
-        settled = await self._treasury.budget.writer.ask(self._settling, self._loop)
+        settled = await self._treasury.budget.writer.ask(self._settling)
         if self._treasury.watch.may_be_due(settled):
             await self._tracker._tell(self.hold, settled)
 

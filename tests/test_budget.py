@@ -711,6 +711,11 @@ def test_the_stop_closes_everything_and_needs_a_named_recorded_release(parts: Pa
     assert said == [(1, "ada", "the bill looks wrong"), (0, "bob", "it was a typing error")]
 
 
+def test_windows_of_a_far_year_are_told(parts: Parts, ada: User) -> None:
+    parts.budget.reserve(operation(ada.id), Usd("0.5"))
+    assert parts.budget.standing(ada.id, datetime(4000, 1, 1, tzinfo=UTC)).get((ada.id, DAY), NOTHING) == NOTHING
+
+
 def test_what_was_admitted_and_has_not_started_does_not_start_while_the_stop_is_on(parts: Parts, ada: User) -> None:
     parts.budget.reserve(operation(ada.id), Usd("1.00"), "waiting")
     parts.budget.stop(by="ada", reason="drill")

@@ -494,6 +494,21 @@ def test_tasks_that_ask_together_look_at_the_bills_once_and_each_call_of_a_threa
     assert len(looks) == 2
 
 
+def test_a_block_that_is_left_on_another_event_loop_is_settled_all_the_same(tracker: CostTracker) -> None:
+    spending = tracker.spending(None, *CALL, "0.01")
+    hold = run(spending.__aenter__())
+    hold.settle(Usd("0.02"))
+    run(spending.__aexit__(None, None, None))
+    assert run(tracker.get_real_daily_spend()) == Usd("0.02")
+
+
+def test_a_hold_cannot_be_changed_under_the_guard(tracker: CostTracker) -> None:
+    hold = run(tracker.spending(None, *CALL, "0.5").__aenter__()).hold
+    with pytest.raises(AttributeError):
+        hold.estimate = Usd("0.1")
+    assert held(tracker) == Usd("0.5")
+
+
 def test_the_threads_that_look_at_bills_outlast_event_loops(watched: Treasury) -> None:
     for _ in range(3):
         assert run(CostTracker(watched).track_api_call(*CALL, "0.01"))

@@ -126,7 +126,7 @@ class Books(Following):
     def open(
         self, hold_id: str, operation: Operation, estimate: Usd, hold_for: timedelta | None, today: Today | None
     ) -> Hold:
-        """Write that it is reserved now, and count its estimate as held.
+        """Write that it is reserved now, and count its estimate as held; returns the hold.
 
         `hold_for`: how long it counts before it starts; None: it runs at once, and counts until it is resolved.
         `today`: what it moves, where that is known.

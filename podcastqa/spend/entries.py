@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from itertools import count
+from typing import NamedTuple
 
 from podcastqa.errors import BadEstimate, Misuse
 from podcastqa.money import MOST_PICO, Usd
@@ -64,9 +65,8 @@ class Operation:
             checked_name(name, getattr(self, name))
 
 
-@dataclass(slots=True)
-class Hold:
-    """Money set aside for one operation. It never changes; but a frozen dataclass takes four times as long to make.
+class Hold(NamedTuple):
+    """Money set aside for one operation. A tuple is made in half the time that a frozen dataclass takes.
 
     `expires_at` is `reserved_at` where the operation ran at once.
     """
@@ -144,7 +144,7 @@ def hold_id_stem(at_us: int) -> str:
 
 def _short(number: int) -> str:
     """A number below 2**55 in eleven digits that sort as it does."""
-    return _DIGITS[number >> 50] + "".join([_TWO_DIGITS[number >> shift & 1023] for shift in (40, 30, 20, 10, 0)])
+    return _DIGITS[number >> 50 & 31] + "".join([_TWO_DIGITS[number >> shift & 1023] for shift in (40, 30, 20, 10, 0)])
 
 
 def _begin_anew() -> None:

@@ -19,6 +19,7 @@ class Job(Generic[T]):
     again = True
     future: asyncio.Future[Any] | None = None
     done = False
+    """Of a job that a thread waits for: whether it has been answered."""
     answer: Any = None
     problem: BaseException | None = None
 

@@ -178,7 +178,7 @@ class Tally:
         if booked:
             today.count(booked, held)
             today.serving[0] += booked
-        else:  # a reserve, mostly: the same, without what that leaves alone
+        else:  # a reserve, mostly: the same, without what is booked
             (row, all_of_it), (own_row, own) = today.moves
             row[1] += held
             all_of_it.total_today += held

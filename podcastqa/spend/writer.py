@@ -13,7 +13,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -61,12 +61,9 @@ class Writer:
         answer: T = job.answer
         return answer
 
-    def ask(self, job: Job[T], loop: asyncio.AbstractEventLoop | None = None) -> asyncio.Future[T]:
-        """The same for a task: the job is queued at once, and what is returned is to be awaited.
-
-        `loop`: the task's own, where that is known already.
-        """
-        loop = loop or asyncio.get_running_loop()
+    def ask(self, job: Job[T]) -> asyncio.Future[T]:
+        """The same for a task: the job is queued at once, and what is returned is to be awaited."""
+        loop = asyncio.get_running_loop()
         job.future = future = loop.create_future()
         self._waiting.append(job)
         if self._calling is not loop:
@@ -248,21 +245,23 @@ os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _answer(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> None:
-    """Wake everyone, on whatever loop they wait."""
-    for loop in _tell(batch, here):
+    """Tell everyone, tasks on the loop on which they wait."""
+    for loop, jobs in _tell(batch, here).items():
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_tell, batch, loop)
+            loop.call_soon_threadsafe(_tell, jobs, loop)
 
 
-def _tell(batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None) -> set[asyncio.AbstractEventLoop]:
-    """Wake the threads, and the tasks of the loop that runs here; returns the loops of the others."""
-    elsewhere = set()
+def _tell(
+    batch: list[Job[Any]], here: asyncio.AbstractEventLoop | None
+) -> dict[asyncio.AbstractEventLoop, list[Job[Any]]]:
+    """Tell the threads, and the tasks of the loop that runs here; returns the jobs of other loops' tasks."""
+    elsewhere: dict[asyncio.AbstractEventLoop, list[Job[Any]]] = defaultdict(list)
     for job in batch:
         future = job.future
         if future is None:
-            job.done = True  # threads look at it when they get the turn
+            job.done = True  # a thread looks at it when it gets the turn
         elif (loop := future.get_loop()) is not here:
-            elsewhere.add(loop)
+            elsewhere[loop].append(job)
         elif future.done():
             continue  # cancelled meanwhile: what was written stands
         elif job.problem is None:
