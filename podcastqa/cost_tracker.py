@@ -33,12 +33,12 @@ _BILLS_SECONDS = 0.05
 
 def _begin_anew() -> None:
     """A forked child has none of its parent's threads."""
-    global _bill_threads  # noqa: PLW0603 – there is one process
-    _bill_threads = ThreadPoolExecutor(4, thread_name_prefix="podcastqa-bills")
+    global _threads  # noqa: PLW0603 – there is one process
+    _threads = ThreadPoolExecutor(thread_name_prefix="podcastqa-tracker")
 
 
 #: They outlast event loops: on SQLite a new thread would first connect to the database.
-_bill_threads: ThreadPoolExecutor
+_threads: ThreadPoolExecutor
 _begin_anew()
 os.register_at_fork(after_in_child=_begin_anew)
 
@@ -146,12 +146,9 @@ class CostTracker:
         """Once for all the tasks that ask meanwhile; one that is given up gives up for itself."""
         looking, loop = self._looking, asyncio.get_running_loop()
         if looking is None or looking.done() or looking.get_loop() is not loop:
-            looking = self._looking = loop.create_task(self._read_bills())
+            looking = self._looking = loop.create_task(self._ask(self.treasury.refresh_bills))
         await asyncio.shield(looking)
         self._bills_until = time.monotonic() + _BILLS_SECONDS
-
-    async def _read_bills(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(_bill_threads, self.treasury.refresh_bills)
 
     async def _tell(self, hold: Hold, settled: Settled) -> None:
         """Raise the alerts that are due after a settle."""
@@ -168,7 +165,7 @@ class CostTracker:
 
     @staticmethod
     async def _ask(question: Callable[[], T]) -> T:
-        return await asyncio.to_thread(question)
+        return await asyncio.get_running_loop().run_in_executor(_threads, question)
 
 
 class _Awaited(Spending):

@@ -509,7 +509,7 @@ def test_a_hold_cannot_be_changed_under_the_guard(tracker: CostTracker) -> None:
     assert held(tracker) == Usd("0.5")
 
 
-def test_the_threads_that_look_at_bills_outlast_event_loops(watched: Treasury) -> None:
+def test_the_threads_of_a_tracker_outlast_event_loops(watched: Treasury) -> None:
     for _ in range(3):
         assert run(CostTracker(watched).track_api_call(*CALL, "0.01"))
     assert len(Watched.looks) == 3

@@ -44,10 +44,8 @@ class Lives(Tally):
 
     def end_life(self, hold: Hold, kind: EntryKind, amount: Usd) -> None:
         """The hold ends in this transaction."""
-        hold_id = hold.hold_id
-        self._open.pop(hold_id, None)
-        self._unstarted.discard(hold_id)
-        self._ended[hold_id] = hold, kind, amount
+        self.forget_life(hold.hold_id)
+        self._ended[hold.hold_id] = hold, kind, amount
 
     def forget_life(self, hold_id: str) -> None:
         """What has become of this hold is to be read anew."""
